@@ -8,23 +8,31 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.lab.testing.members import Members
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor
 from sollol_bus.actor import ActorState
 from sollol_bus.errors import ActorStopped
+from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.results import AnswerStream
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_schemas.callers import word_of
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.routing import Routing
+from sollol_schemas.subjects import Role
 
 
 class Reader:
     """Reads one long countdown to its end."""
 
-    def __init__(self, system: EmulatedSystem, number: int = 200, **wishes: Any) -> None:
+    def __init__(
+        self, system: EmulatedSystem, number: int = 200, *, client: Client | None = None, **wishes: Any
+    ) -> None:
         self.number = number
         self.text = ""
-        self.stream: AnswerStream = system.client.generate_stream(MODEL, f"count {number}", routing=Routing(**wishes))
+        asked = client or system.client
+        self.stream: AnswerStream = asked.generate_stream(MODEL, f"count {number}", routing=Routing(**wishes))
 
     async def read(self) -> Reader:
         """Reads it; returns itself."""
@@ -157,6 +165,51 @@ async def test_an_urgent_request_gets_its_slot_and_the_answer_that_gave_it_is_wh
             assert ErrorCode.MOVED in codes(system)
             assert not slow.is_whole
         assert slow.is_whole
+
+
+async def test_a_job_gives_its_slot_to_an_urgent_request_and_is_answered_whole(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, nodes=1, slots=1, decode_tps=40.0) as system:
+        await timed(system)
+        job = await system.client.generate_async(MODEL, "count 90", priority=1)
+        await eventually(lambda: system.engines["n1"].in_flight == 1)
+        urgent = Reader(system, 20, priority=9)
+        await urgent.read()
+        assert urgent.is_whole
+        answer = await system.client.wait_for_task(job, timeout_s=20.0)
+        assert answer.text.split() == [str(n) for n in range(89, -1, -1)]
+        told = await system.client.jobs.get(job)
+        assert (told.resumed, told.tries) == (1, 1)
+        await eventually(lambda: codes(system)[1:].count(None) == 2)
+        ends = [outcome.code for outcome in system.outcomes if outcome.decision.job_id == job]
+        assert ends == [ErrorCode.MOVED, None]
+
+
+async def test_a_members_answer_gives_its_slot_to_an_urgent_request_and_goes_on(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, nodes=1, slots=1, decode_tps=40.0) as system:
+        await timed(system)
+        shown = Members(tmp_path, {"laptop": Role.CLIENT}).creds_file("laptop")
+        bus = await Bus.connect(BusConfig(url=system.stack.nats_url, creds_file=shown))
+        try:
+            async with asyncio.TaskGroup() as group:
+                members = Reader(system, 90, client=Client(bus), priority=1)
+                await started(group, members)
+                urgent = Reader(system, 20, priority=9)
+                await group.create_task(urgent.read())
+                assert urgent.is_whole
+                assert not members.is_whole
+        finally:
+            await bus.close()
+        assert members.is_whole
+        own_id = members.stream.request_id
+        await eventually(lambda: [one.code for one in system.outcomes_of(own_id)] == [ErrorCode.MOVED, None])
+        own = [one.decision.caller for one in system.outcomes_of(own_id)]
+        assert own == [word_of("laptop")] * 2, "its rest counts as its own"
+
+        async def is_told() -> bool:
+            told = (await system.client.why(urgent.stream.request_id)).gave_way
+            return [one.request_id for one in told] == [own_id]
+
+        await eventually(is_told)
 
 
 async def test_answers_go_over_to_a_fast_node_that_joins(tmp_path: Path) -> None:

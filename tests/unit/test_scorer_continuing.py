@@ -198,6 +198,7 @@ def test_the_model_that_began_goes_on_and_the_decision_still_names_the_group() -
     fleet = of_group(("n", PRINT))
     grant = granted(fleet.ask("r", name="both", continuation=said(model=MODEL)))["r"]
     assert (grant.decision.group, grant.decision.model) == ("both", MODEL)
+    assert grant.decision.alternatives == 1, "when the whole of it is no good another model may be asked"
     assert grant.decision.reason.startswith(f"{MODEL} of both: it began the answer; ")
 
 

@@ -12,6 +12,8 @@ import copy
 import heapq
 import random
 
+import msgspec
+
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.choice import model_choice
 from sollol_agents.scorer.choice.eligibility import Verdicts
@@ -26,12 +28,14 @@ from sollol_agents.scorer.queue.admission import Admission
 from sollol_agents.scorer.queue.contenders import Contenders, Found
 from sollol_agents.scorer.queue.plan import Planner
 from sollol_agents.scorer.queue.queue import Queue
+from sollol_schemas.decision import ModelCandidate
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.groups import Group, GroupStrategy
 
 _LOOK_EVERY_S = 0.5
 _COMPARED_MAX = 24  # models of waiting requests that are compared again in one tick
 _COUNTS_MAX = 4096
+_NOT_BEGUN = "another one began the answer"
 _FIRST = "the first that can do it: vectors of different models cannot be compared"
 
 
@@ -118,9 +122,13 @@ class Binder:
     def _as_it_began(
         self, group: Group, request: GrantRequest, model: str, before: Waiting | None, now: float
     ) -> Waiting:
-        """The request for the model of the group that began its answer."""
+        """The request for the model of the group that began its answer, which others may give anew if it is no good."""
         waiting = self.contenders.request_for(model, request, before, now)
-        waiting.bound = Binding(group, request, (), (), reason="it began the answer", drawn={}, now=now, is_fixed=True)
+        anew = self.contenders.find(group, msgspec.structs.replace(request, continuation=None), before, now)
+        others = (one.model for one in anew.contenders if one.model != waiting.model)
+        models = [ModelCandidate(model=model), *(ModelCandidate(model=one, reason=_NOT_BEGUN) for one in others)]
+        reason = "it began the answer"
+        waiting.bound = Binding(group, request, models, (), reason=reason, drawn={}, now=now, is_fixed=True)
         return waiting
 
     def watch(self, waiting: Waiting) -> None:
