@@ -187,7 +187,7 @@ class Asker:
         answer = await self._client.wait_for_task(job_id, timeout_s=_PATIENCE_S)
         if answer.error is not None:
             raise answer.error
-        heard.data = b"" if answer.result is None else answer.result.body
+        heard.data = b"" if answer.result is None else bytes(answer.result.body)
         heard.resumed = answer.status.resumed
 
 
