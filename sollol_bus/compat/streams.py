@@ -108,7 +108,11 @@ class ChunkStream:
         return self
 
     async def __anext__(self) -> Result:
-        chunk = await self._house.thread.ask(self._mine().next())
+        try:
+            chunk = await self._house.thread.ask(self._mine().next())
+        except asyncio.CancelledError:
+            self._leave()  # the chunk may have been there already, and nothing was left to cancel
+            raise
         if chunk is None:
             raise StopAsyncIteration
         return chunk
@@ -117,7 +121,11 @@ class ChunkStream:
         return self
 
     def __next__(self) -> Result:
-        chunk = self._house.thread.run(self._mine().next())
+        try:
+            chunk = self._house.thread.run(self._mine().next())
+        except KeyboardInterrupt:
+            self._leave()
+            raise
         if chunk is None:
             raise StopIteration
         return chunk
@@ -145,6 +153,10 @@ class ChunkStream:
         self.close()
 
     def __del__(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Ends the stream without waiting for it."""
         reader: _Reader | None = getattr(self, "_reader", None)
         if reader is not None and self._house.is_open:
             with contextlib.suppress(RuntimeError):  # its loop may have ended in between
