@@ -159,7 +159,7 @@ async def ask_all(stage: Stage, asked: list[Question], load: Load, tally: Tally,
     await stage.all_back()
 
 
-async def references(stage: Stage, asked: list[Question]) -> dict[Question, list[Any]]:
+async def references(stage: Stage, asked: list[Question], *, at_once: int = _AT_ONCE) -> dict[Question, list[Any]]:
     """Every answer, undisturbed.
 
     Raises:
@@ -175,7 +175,7 @@ async def references(stage: Stage, asked: list[Question]) -> dict[Question, list
                 raise RuntimeError(f"undisturbed, {question}: {heard.error}")
             found[question] = events_of(heard)
 
-    await asyncio.gather(*(ask() for _ in range(_AT_ONCE)))
+    await asyncio.gather(*(ask() for _ in range(at_once)))
     return found
 
 

@@ -132,17 +132,19 @@ class Stage:
     async def hit(self, rng: random.Random) -> Hit | None:
         """Ends a node, an engine or a connection without a word; what was ended comes back by itself."""
         chosen = fit_to_hit(self.parts, rng)
-        if chosen is None:
-            return None
-        hit = Hit(chosen.name, chosen.kind, time.monotonic())
+        return None if chosen is None else await self.hit_part(chosen.name, chosen.kind)
+
+    async def hit_part(self, name: str, kind: str) -> Hit:
+        """Ends this one, of this kind of `Part`, which is not down."""
+        hit = Hit(name, kind, time.monotonic())
         self.hits.append(hit)
-        if chosen.kind == "connection":
-            self._links[chosen.name].cut()
+        if kind == "connection":
+            self._links[name].cut()
             return hit
-        child = self._children[chosen.name]
+        child = self._children[name]
         child.kill()
         await child.wait()
-        self._down[chosen.name] = asyncio.get_running_loop().create_task(self._bring_back(chosen.name), name="back")
+        self._down[name] = asyncio.get_running_loop().create_task(self._bring_back(name), name="back")
         return hit
 
     async def freeze(self, node: str, signal_process: Callable[[Child], None]) -> None:
