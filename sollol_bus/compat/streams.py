@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Self
@@ -159,8 +158,11 @@ class ChunkStream:
         """Ends the stream without waiting for it."""
         reader: _Reader | None = getattr(self, "_reader", None)
         if reader is not None and self._house.is_open:
-            with contextlib.suppress(RuntimeError):  # its loop may have ended in between
-                asyncio.run_coroutine_threadsafe(reader.close(), self._house.thread.loop)
+            work = reader.close()
+            try:
+                asyncio.run_coroutine_threadsafe(work, self._house.thread.loop)
+            except RuntimeError:  # its loop may have ended in between
+                work.close()
 
     def _mine(self) -> _Reader:
         if self._reader is None:

@@ -182,31 +182,6 @@ async def test_a_stream_that_is_left_is_cancelled(
     await eventually(is_idle, integration, complaint="its slot is free")
 
 
-async def test_a_stream_whose_reader_is_cancelled_when_its_next_chunk_is_there_is_cancelled(
-    integration: SOLLOLIntegration,
-) -> None:
-    stream = integration.generate_stream(model="m", prompt=ENDLESS)
-    await anext(stream)
-    reader, is_there = stream._reader, threading.Event()
-    assert reader is not None
-    read = reader._read
-
-    async def told() -> object:
-        found = await read()
-        is_there.set()
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "_read", told)
-        task = asyncio.get_running_loop().create_task(anext(stream))
-        await asyncio.sleep(0)  # it has asked for the chunk
-        assert is_there.wait(60)  # this loop stands still, that of the fleet goes on
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    await eventually(is_idle, integration, complaint="its slot is free")
-
-
 async def test_a_request_whose_task_is_cancelled_leaves_its_slot(integration: SOLLOLIntegration) -> None:
     task = asyncio.get_running_loop().create_task(integration.generate(model="m", prompt=ENDLESS))
     await eventually(active, integration, complaint="it runs")
