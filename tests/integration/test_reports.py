@@ -8,17 +8,18 @@ import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.node_stage import NODE, Stage
+from sollol_agents.lab.testing.node_stage import NODE, Stage, staged
 from sollol_agents.lab.testing.scripted import ScriptedNode, ScriptedScorer, ask, serve
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.jetstream.api import api
+from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
-from sollol_schemas.execution import AttemptDone, Figures
+from sollol_schemas.execution import AttemptDone, AttemptFirstToken, Figures
 
 
 async def stored(bus: Bus) -> int:
@@ -70,6 +71,19 @@ async def test_an_outcome_that_was_published_and_told_is_stored_once(stage: Stag
     await eventually(lambda: len(stage.outcomes) == 2)
     assert stage.outcomes[0] == stage.outcomes[1]
     assert await stored(bus) == 1
+
+
+@pytest.mark.parametrize(("tokens", "is_told"), [(1, False), (2_000, True)], ids=["in-one-write", "in-many"])
+async def test_an_answer_that_leaves_at_once_reports_its_end_alone(
+    nats_server: EmbeddedServer, bus: Bus, tokens: int, is_told: bool
+) -> None:
+    async with staged(nats_server, bus, preset="instant") as stage:
+        stage.chat(f"count {tokens}")
+        await eventually(lambda: bool(stage.outcomes))
+        kinds = [type(one) for one in stage.dispatcher.reports]
+        assert (AttemptFirstToken in kinds) is is_told
+        assert kinds[-1] is AttemptDone
+        assert not stage.dispatcher.heard[-1].data
 
 
 async def test_a_doubtful_failure_is_reported_at_once_and_its_outcome_follows(stage: Stage, bus: Bus) -> None:

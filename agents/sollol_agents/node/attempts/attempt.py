@@ -7,10 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
-from itertools import chain
+from functools import partial
 from typing import Final
-
-import msgspec
 
 from sollol_agents.node.attempts.farewells import End
 from sollol_agents.node.attempts.interest import LOOK, Interest
@@ -203,7 +201,7 @@ class Attempt:
             prepare: Loads the model when it is not loaded.
         """
         self._task = asyncio.current_task()
-        self._check_time()
+        self._check_time_in(min(self._deadline_s, self.limits.shortest_s))
         self._interest.watch()
         error: SollolError | None = self._stop
         try:
@@ -264,19 +262,22 @@ class Attempt:
     async def _speak_first(self, answer: EngineAnswer, batch: list[bytes]) -> None:
         """Publishes the first chunk once it may leave; the dispatcher hears of it before the caller does."""
         await self._permitted()
-        ttft_s = (self._first_at or self._accepted_at) - self._accepted_at
-        report = AttemptFirstToken(attempt_id=self.attempt_id, ttft_s=max(0.0, ttft_s))
-        self._bus.publish(subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id), encode(report))
+        if not (answer.is_whole and self._speaker.says_at_once(batch)):  # such an answer is told as one reply is
+            ttft_s = (self._first_at or self._accepted_at) - self._accepted_at
+            report = AttemptFirstToken(attempt_id=self.attempt_id, ttft_s=max(0.0, ttft_s))
+            self._bus.publish(subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id), encode(report))
         self._tell_content_type(answer)
         self.permission.fence.spoke()
         first, *more = self._speaker.pieces(batch[0])
-        await self._until_heard(lambda: self._speaker.say(first))
+        await self._until_heard(partial(self._speaker.say, first))
         await self._say(more)
         await self._speak(batch[1:])
 
     async def _speak(self, batch: list[bytes]) -> None:
-        await self._on_leave()
-        await self._say(chain.from_iterable(map(self._speaker.pieces, batch)))
+        if self.leave.is_ending(time.monotonic()):
+            await self._on_leave()
+        for chunk in batch:
+            await self._say(self._speaker.pieces(chunk))
 
     async def _say(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
@@ -292,11 +293,10 @@ class Attempt:
         self.permission.fence.spoke()
 
     async def _on_leave(self) -> None:
-        """Returns when the server lets something through to the caller."""
-        if self.leave.is_ending(time.monotonic()):
-            self._enter(Phase.PERMISSION)
-            await self.leave.renew()
-            self._enter(Phase.BETWEEN_TOKENS)
+        """Returns when the server lets something through to the caller again."""
+        self._enter(Phase.PERMISSION)
+        await self.leave.renew()
+        self._enter(Phase.BETWEEN_TOKENS)
 
     async def _permitted(self) -> None:
         """Returns when the first chunk may leave: permission may run out while leave is waited for."""
@@ -353,7 +353,7 @@ class Attempt:
 
     def _finish_figures(self) -> None:
         now, answer = time.monotonic(), self._answer
-        figures = figures_of(
+        self.figures = figures_of(
             answer.figures if answer is not None else Figures(),
             accepted_at=self._accepted_at,
             began_at=self._began_at,
@@ -361,13 +361,11 @@ class Attempt:
             last_at=self.last_at,
             output_chunks=answer.output_chunks if answer is not None else 0,
             now=now,
-        )
-        self.figures = msgspec.structs.replace(
-            self._meter.charged(figures, self._began, now),
-            load_s=self.load_s + figures.load_s,
+            load_s=self.load_s,
             chunks=self._speaker.messages,
             gpu_share=self._view.gpu_share(self.decision.model),
             left_out=self.left_out + (answer.left_out if answer is not None else ()),
+            **self._meter.charges(self._began, now),
         )
 
     # -- time ---------------------------------------------------------------------------------------------
@@ -390,8 +388,10 @@ class Attempt:
             waited = f"{watchdog.limit_s:g} s without {watchdog.phase.value} (setting {watchdog.phase.setting})"
             self.stop(_error(ErrorCode.STALLED, f"the engine stalled: {waited}"))
         else:
-            delay_s = min(left_s, watchdog.left_s(now), self.limits.shortest_s) + 0.001
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._check_time)
+            self._check_time_in(min(left_s, watchdog.left_s(now), self.limits.shortest_s))
+
+    def _check_time_in(self, delay_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(delay_s + 0.001, self._check_time)
 
 
 def _error(code: ErrorCode, message: str) -> SollolError:

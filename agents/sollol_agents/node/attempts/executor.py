@@ -31,6 +31,7 @@ from sollol_agents.node.attempts.spans import AttemptTrace
 from sollol_agents.node.attempts.speaker import Speaker
 from sollol_agents.node.attempts.speeds import Speeds
 from sollol_agents.node.attempts.watchdog import limits_of
+from sollol_agents.node.attempts.workers import Workers
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.http.trace_context import VIA
@@ -118,6 +119,7 @@ class Executor:
             look_again=look_again,
         )
         self._question = Question()
+        self._workers = Workers(spawn, self._serve, "attempts")
         self._secret = secrets.token_bytes(16)
         self._attempts: dict[str, Attempt] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
@@ -126,8 +128,7 @@ class Executor:
         self._probe = f"{inboxes.node_inbox_prefix(node_id)}.t{instance}"
         self._streams = itertools.count(1)
         self._by_stream: dict[str, Attempt] = {}
-        self._unsettled = 0
-        self._is_refused = False
+        self._unsettled, self._is_refused = 0, False
         """Whether a server kept something from a caller; it need not be one that asks for credentials."""
         bus.on_disconnect(self._on_disconnect)
 
@@ -288,11 +289,11 @@ class Executor:
             attempt.permission.accept()
         except NotConnected as error:
             attempt.stop(error)
-        via = header_of(*marks_in(headers.get(h.VIA, "")))
-        self._spawn(self._serve(attempt, via), name=f"attempt.{attempt.attempt_id}")
+        self._workers.take((attempt, header_of(*marks_in(headers.get(h.VIA, "")))))
         self._on_change()
 
-    async def _serve(self, attempt: Attempt, via: str) -> None:
+    async def _serve(self, begun: tuple[Attempt, str]) -> None:
+        attempt, via = begun
         VIA.set(via)
         try:
             await attempt.run(self.preparation.prepare)
@@ -340,7 +341,7 @@ class Executor:
             self._settle(attempt, end)
 
     def _settle(self, attempt: Attempt, end: End) -> None:
-        """Reports an attempt that is over, learns from it, and publishes its outcome."""
+        """Reports an attempt that is over, and learns from it."""
         if attempt.last_at is not None:
             self.patience.answered(attempt.decision.model, attempt.last_at)
         elif attempt.error is not None and attempt.error.code is ErrorCode.STALLED:

@@ -68,7 +68,7 @@ class End:
         """
         for number, words in enumerate(self._words, 1):
             told = "end" if number == len(self._words) else str(self._count + number)
-            bus.publish(self.leave.inbox, words.data, reply=f"{self._probe}.{told}", headers=dict(words.headers))
+            bus.publish(self.leave.inbox, words.data, reply=f"{self._probe}.{told}", headers=words.headers)
 
     def tell_dispatcher(self, bus: Bus, on_answer: OnReply | None = None) -> None:
         """Reports to the dispatcher; as a question, when somebody waits for its answer.

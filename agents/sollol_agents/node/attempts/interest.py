@@ -33,13 +33,13 @@ class Interest:
         node_id: The node.
     """
 
-    __slots__ = ("_bus", "_headers", "_said", "_speaker", "_timer")
+    __slots__ = ("_bus", "_node_id", "_said", "_speaker", "_timer")
 
     def __init__(self, bus: Bus, speaker: Speaker, node_id: str) -> None:
         self._bus = bus
         self._speaker = speaker
         self._said = 0
-        self._headers = {TRACE_DEST: subjects.ATTEMPT.of(node_id, "traced"), TRACE_ONLY: "1"}  # where nobody listens
+        self._node_id = node_id
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self) -> None:
@@ -54,7 +54,9 @@ class Interest:
     def _look(self) -> None:
         speaker = self._speaker
         if speaker.messages == self._said and self._may_ask():
-            self._bus.publish(speaker.leave.inbox, reply=f"{speaker.probe}.{LOOK}", headers=self._headers)
+            nowhere = subjects.ATTEMPT.of(self._node_id, "traced")  # nobody listens there
+            headers = {TRACE_DEST: nowhere, TRACE_ONLY: "1"}
+            self._bus.publish(speaker.leave.inbox, reply=f"{speaker.probe}.{LOOK}", headers=headers)
         self._said = speaker.messages
         self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._look)
 

@@ -43,7 +43,7 @@ class Leave:
         is_given: Whether it is given already, and counts from now; else it is with the dispatcher's first `go`.
     """
 
-    __slots__ = ("_bus", "_lasts_s", "_question", "_subject", "_until", "inbox", "is_asked")
+    __slots__ = ("_bus", "_lasts_s", "_node_id", "_ticket", "_until", "inbox", "is_asked")
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class Leave:
     ) -> None:
         self._bus = bus
         self.inbox = inbox
-        self._subject = subjects.LEAVE_WANTED.of(node_id)
-        self._question = encode(LeaveRequest(inbox=inbox, ticket=ticket)) if ticket else b""
+        self._node_id = node_id
+        self._ticket = ticket
         self._lasts_s = lasts_s
         self._until = time.monotonic() + lasts_s if is_given else -math.inf
         self.is_asked = False
@@ -80,7 +80,7 @@ class Leave:
 
     def ask(self, on_given: Callable[[], None]) -> None:
         """Asks for it anew, unless it is asked already; `on_given` is called when it was given."""
-        if not self._question or self.is_asked:
+        if not self._ticket or self.is_asked:
             return
 
         def on_answer(answer: Msg | BusError) -> None:
@@ -91,7 +91,8 @@ class Leave:
                 on_given()
 
         try:
-            self._bus.ask(self._subject, self._question, on_answer, timeout_s=_ANSWER_S)
+            question = encode(LeaveRequest(inbox=self.inbox, ticket=self._ticket))
+            self._bus.ask(subjects.LEAVE_WANTED.of(self._node_id), question, on_answer, timeout_s=_ANSWER_S)
             self.is_asked = True
         except NotConnected:
             log.debug("no leave asked for: no connection")
@@ -101,7 +102,7 @@ class Leave:
         await asyncio.sleep(max(0.0, self._until + _LATE_S - time.monotonic()))
         given = asyncio.Event()
         until = time.monotonic() + _RETRIED_S
-        while self._question and not given.is_set() and time.monotonic() < until:
+        while self._ticket and not given.is_set() and time.monotonic() < until:
             self.ask(given.set)
             try:
                 async with asyncio.timeout(_RETRY_S):

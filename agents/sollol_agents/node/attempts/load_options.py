@@ -15,13 +15,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from sollol_agents.node.attempts.durations import duration_s
-from sollol_agents.node.attempts.load_wishes import CONTEXT, SHIFT, UnreadableWish, Wish, most_tokens, wish_of
+from sollol_agents.node.attempts.load_wishes import (
+    CONTEXT,
+    SHIFT,
+    UnreadableWish,
+    Wish,
+    most_tokens,
+    read_often,
+    wish_of,
+)
 from sollol_agents.node.engines.base import EngineRequest
 from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.runners import InForce
@@ -83,22 +92,81 @@ def settled(
         wish = wish_of(request.body)
     except UnreadableWish:
         return Settled(request.body, cold)
-    is_order = is_load_only(request)
+    is_order = not _has_prompt(wish) and is_load_only(request)
     if is_order and duration_s(_value(wish, "keep_alive")) == 0:
         return Settled(request.body, is_order=True, is_unload=True)
     if rule is RunnerOptions.ALLOW:
         return Settled(request.body, None if cold is None else wish.all)
     most = math.inf if is_order else most_tokens(request.body, prompt_tokens) + wish.room_tokens
     load = None if is_last else _load(wish, in_force, most)
-    options, left_out = _options(wish, in_force)
+    change = _change_of(wish, in_force, request.keep_alive_s, is_order=is_order)
+    options, left_out, stay = change.options, change.left_out, change.stay
     if rule is RunnerOptions.ERROR and in_force.is_loaded and (left_out or (load is not None and wish.num_ctx)):
         raise _refused(left_out[0] if left_out else f"options.{CONTEXT}")
-    stay = _stay_of(request, wish, in_force.floor_s, is_order=is_order)
-    pieces = _load_fields(wish, options) | ({} if stay.told is None else {"keep_alive": stay.told})
     left_out += ("keep_alive",) if stay.is_shortened else ()
     return Settled(
-        _with(request.body, wish, pieces), load, options, left_out, stay.sent_s, stay.asked_s, is_order=is_order
+        _with(request.body, wish, change.pieces), load, options, left_out, stay.sent_s, stay.asked_s, is_order=is_order
     )
+
+
+def _has_prompt(wish: Wish) -> bool:
+    """Whether there is a prompt for sure; without the fields of the body nobody knows."""
+    prompt, messages = bytes(wish.fields.get("prompt", b"")), bytes(wish.fields.get("messages", b""))
+    return (prompt[:1] == b'"' and prompt != b'""') or messages[:2] == b"[{"
+
+
+class _Stay(NamedTuple):
+    """For how long the engine keeps the model."""
+
+    sent_s: float = 0.0
+    """What the engine is told; 0: nothing."""
+    asked_s: float = 0.0
+    """What of it is the caller's wish."""
+    told: int | None = None
+    """The value that stands in place of the caller's; None: the caller's stays."""
+    is_shortened: bool = False
+    """Whether the caller's was another."""
+
+
+class _Change(NamedTuple):
+    """What becomes of the fields of a body that say how its model is held."""
+
+    options: Mapping[str, Any]
+    left_out: tuple[str, ...]
+    stay: _Stay
+    pieces: Mapping[str, msgspec.Raw]
+    """The fields that are replaced."""
+
+
+def _change_of(wish: Wish, in_force: InForce, keep_alive_s: float | None, *, is_order: bool) -> _Change:
+    if wish.key is None or in_force.options:
+        return _change(wish, in_force, keep_alive_s, is_order=is_order)
+    keep_alive = bytes(wish.fields.get("keep_alive", b"")) if wish.fields else b""
+    held = in_force.is_loaded, in_force.context_tokens, in_force.automatic_tokens, in_force.trained_tokens
+    return _change_often(wish.key, keep_alive, (*held, in_force.floor_s), keep_alive_s, is_order)
+
+
+@lru_cache(maxsize=256)
+def _change_often(
+    key: tuple[bytes, bytes],
+    keep_alive: bytes,
+    held: tuple[bool, int, int, int, float],
+    keep_alive_s: float | None,
+    is_order: bool,
+) -> _Change:
+    """As `_change`; callers send the same few options again and again, to models that were loaded without any."""
+    wish = Wish({"keep_alive": msgspec.Raw(keep_alive)} if keep_alive else {}, *read_often(*key))
+    is_loaded, context, automatic, trained, floor_s = held
+    in_force = InForce(is_loaded, context, {}, automatic, trained, floor_s)
+    return _change(wish, in_force, keep_alive_s, is_order=is_order)
+
+
+def _change(wish: Wish, in_force: InForce, keep_alive_s: float | None, *, is_order: bool) -> _Change:
+    options, left_out = _options(wish, in_force)
+    stay = _stay_of(keep_alive_s, wish, in_force.floor_s, is_order=is_order)
+    pieces = _load_fields(wish, options) | ({} if stay.told is None else {"keep_alive": stay.told})
+    raws = {name: msgspec.Raw(_encode(value)) for name, value in pieces.items()}
+    return _Change(MappingProxyType(options), left_out, stay, raws)
 
 
 def is_native(request: EngineRequest) -> bool:
@@ -145,26 +213,13 @@ def _usual(name: str) -> object:
     return {SHIFT: True, "num_gpu": -1}.get(name)
 
 
-class _Stay(NamedTuple):
-    """For how long the engine keeps the model."""
-
-    sent_s: float = 0.0
-    """What the engine is told; 0: nothing."""
-    asked_s: float = 0.0
-    """What of it is the caller's wish."""
-    told: int | None = None
-    """The value that stands in place of the caller's; None: the caller's stays."""
-    is_shortened: bool = False
-    """Whether the caller's was another."""
-
-
-def _stay_of(request: EngineRequest, wish: Wish, floor_s: float, *, is_order: bool) -> _Stay:
+def _stay_of(keep_alive_s: float | None, wish: Wish, floor_s: float, *, is_order: bool) -> _Stay:
     """The longest stay that anybody wants; an order's own is the point of it, and nonsense the engine names better."""
     raw = _value(wish, "keep_alive")
     asked_s = duration_s(raw)
-    if is_order or request.keep_alive_s is None or (raw is not None and asked_s is None):
+    if is_order or keep_alive_s is None or (raw is not None and asked_s is None):
         return _Stay(asked_s or 0.0, asked_s or 0.0)
-    longest_s = max(_seconds(request.keep_alive_s), floor_s, asked_s or 0.0)
+    longest_s = max(_seconds(keep_alive_s), floor_s, asked_s or 0.0)
     if longest_s == asked_s:
         return _Stay(asked_s, asked_s)
     told = -1 if math.isinf(longest_s) else round(longest_s)
@@ -193,12 +248,12 @@ def _load_fields(wish: Wish, options: dict[str, Any]) -> dict[str, Any]:
     return pieces
 
 
-def _with(body: bytes, wish: Wish, pieces: dict[str, Any]) -> bytes:
+def _with(body: bytes, wish: Wish, pieces: Mapping[str, msgspec.Raw]) -> bytes:
     """The body with some fields replaced; they are put in front of one that had none of them, without decoding it."""
     if not pieces:
         return body
     if wish.fields:
-        return _encode(wish.fields | {name: msgspec.Raw(_encode(value)) for name, value in pieces.items()})
+        return _encode({**wish.fields, **pieces})
     rest = body[1:].lstrip()
     return body if rest[:1] != b'"' else _encode(pieces)[:-1] + b"," + rest
 

@@ -42,6 +42,8 @@ class Wish(NamedTuple):
     """The other load options, `shift` among them."""
     room_tokens: int = _ANSWER_TOKENS
     """Tokens of the context that template and answer take."""
+    key: tuple[bytes, bytes] | None = None
+    """What it was read from by `read_often`; None: it was not."""
 
     @property
     def all(self) -> dict[str, Any]:
@@ -56,15 +58,15 @@ def wish_of(body: bytes) -> Wish:
         UnreadableWish: It is not what the engine takes.
     """
     if _TOUCHY.search(body) is None:
-        return Wish({})
+        return _NOTHING
     try:
         fields = msgspec.json.decode(body, type=Fields)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableWish from error
     options, shift = (bytes(fields[name]) if name in fields else b"null" for name in ("options", SHIFT))
-    read = _read_often if len(options) < _SHORT_BYTES else _read
-    given, num_ctx, others, room_tokens = read(options, shift)
-    return Wish(fields, given, num_ctx, others, room_tokens)
+    if len(options) < _SHORT_BYTES and len(shift) < _SHORT_BYTES:
+        return Wish(fields, *read_often(options, shift), (options, shift))
+    return Wish(fields, *_read(options, shift))
 
 
 def _read(options: bytes, shift: bytes) -> tuple[Mapping[str, Any], int, Mapping[str, Any], int]:
@@ -82,8 +84,9 @@ def _read(options: bytes, shift: bytes) -> tuple[Mapping[str, Any], int, Mapping
     return MappingProxyType(given), num_ctx, MappingProxyType(asked), _room(given.get("num_predict"))
 
 
-_read_often = lru_cache(maxsize=256)(_read)
+read_often = lru_cache(maxsize=256)(_read)
 """Callers send the same few options again and again."""
+_NOTHING: Final = Wish({}, key=(b"null", b"null"))
 
 
 def most_tokens(body: bytes, prompt_tokens: int) -> int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import msgspec
+from typing import Any, NamedTuple
 
 from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.attempts.shares import Mark, PowerMeter, Shares
 from sollol_agents.node.config import NodeConfig, price_of
-from sollol_schemas.execution import Figures
 from sollol_schemas.prices import Power, significant
 
 
@@ -56,14 +53,13 @@ class Meter:
         """An attempt begins."""
         return Began(now, self._concurrency.area(now), self._shares.mark(now))
 
-    def charged(self, figures: Figures, began: Began, now: float) -> Figures:
-        """The figures of an attempt that has run since then, with its company and what it cost."""
+    def charges(self, began: Began, now: float) -> dict[str, Any]:
+        """Fields of the figures of an attempt that has run since then: its company, and what it cost."""
         share, price = self._shares.since(began.mark, now), self.price
         expense = price.of(share.busy_s, share.energy_j)
-        return msgspec.structs.replace(
-            figures,
-            co_runners=mean_co_runners(began.area, self._concurrency.area(now), now - began.at),
-            energy_j=share.energy_j,
-            expense=None if expense is None else significant(expense),
-            currency=price.currency if expense is not None else "",
-        )
+        return {
+            "co_runners": mean_co_runners(began.area, self._concurrency.area(now), now - began.at),
+            "energy_j": share.energy_j,
+            "expense": None if expense is None else significant(expense),
+            "currency": price.currency if expense is not None else "",
+        }

@@ -7,13 +7,17 @@ from typing import Final, NamedTuple
 from sollol_agents.node.attempts.leave import Leave
 from sollol_bus.errors import error_from
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import encode, error_headers, size_of_headers
+from sollol_bus.transport.messages import encode, error_headers
 from sollol_bus.transport.pieces import Piece, pieces
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
 
+_AT_ONCE_BYTES: Final = 16 << 10
+"""So much leaves in one write: no socket is so small."""
+_HEADER_BYTES: Final = 32
+"""A name and what stands around it."""
 _REPLY_KEPT_BYTES: Final = 1 << 20
 """A longer reply is not said again when it was lost: then its caller is told so."""
 
@@ -26,8 +30,8 @@ class Words(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Its bytes."""
-        return len(self.data) + size_of_headers(self.headers)
+        """Its bytes, about."""
+        return len(self.data) + sum(map(len, self.headers.values())) + _HEADER_BYTES * len(self.headers)
 
 
 class Speaker:
@@ -53,6 +57,11 @@ class Speaker:
         self.content_type = ""
         """The engine's Content-Type, told with the first message when it is set."""
         self.messages = 0
+
+    def says_at_once(self, batch: list[bytes]) -> bool:
+        """Whether all of these, and an end behind them, leave in one write."""
+        bus = self._bus
+        return bus.nats.pending_data_size + sum(map(len, batch)) <= _AT_ONCE_BYTES and not bus.is_settling
 
     def pieces(self, chunk: bytes) -> list[Piece]:
         """A chunk as messages: itself, or parts of a large one, so that others on this connection get their turn.

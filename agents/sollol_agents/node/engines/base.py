@@ -72,6 +72,8 @@ class EngineAnswer(ABC):
     """What the engine says that the request took; complete at the end."""
     output_chunks: int = 0
     """Chunks so far, each about one token."""
+    is_whole: bool = False
+    """Whether nothing follows what was given last, so that the end comes without any waiting; False: not known."""
     left_out: tuple[str, ...] = ()
     """Fields of the caller's body that the engine did not get, though they ask for something."""
     seam_s: float = 0.0

@@ -120,6 +120,7 @@ class OllamaAnswer(EngineAnswer):
                         failure, lines = error, lines[:index]  # what came before it is the caller's
                         break
                 self.output_chunks += len(lines)
+                self.is_whole = answer.is_whole and final is not None and failure is None
                 if lines:
                     yield lines
                 if failure is not None:

@@ -44,6 +44,11 @@ class HttpAnswer:
         """The Content-Type header, empty without one."""
         return self._connection.content_type.decode("latin-1")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the body has come."""
+        return self._connection.is_complete
+
     def unix_s(self, wall_s: float) -> float:
         """Seconds since 1970 by the engine's clock: `wall_s`, ours, unless its Date header says something else."""
         try:
