@@ -118,7 +118,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
 
     def as_event(self) -> Outcome:
         """What is published of it: of the decision, whose digits were cut when it was made, what readers need."""
-        figures = self.figures and slim(msgspec.structs.replace(self.figures, chunks=0), _DIGITS)
+        figures = self.figures and slim(self.figures, _DIGITS, chunks=0)
         return msgspec.structs.replace(self, decision=self.decision.as_outcomes(), figures=figures)
 
     @property

@@ -164,7 +164,7 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
     """
     fields: dict[str, object] = {k: v for k, v in body_fields.items() if k in ROUTING_FIELDS and v is not None}
     for name, text in (headers or {}).items():
-        field = _FIELD_OF_HEADER.get(name.lower())
+        field = _FIELD_OF_HEADER.get(name.lower()) if name[:1] in "xX" else None  # most are no such headers
         if field is not None:
             if len(text) > (most := header_max(field)):
                 raise InvalidRouting(f"header {name} is longer than {most} characters")

@@ -17,13 +17,14 @@ _SCALES = tuple(10.0**digits for digits in range(8))
 _LARGE = 1e9
 
 
-def slim(message: T, digits: int) -> T:
+def slim(message: T, digits: int, **changes: Any) -> T:  # noqa: ANN401 fields by name
     """The message with its floats rounded to so many decimals; what then equals its default is left out when encoded.
+
+    `changes` are made, too.
 
     Messages inside it, and in tuples, are treated alike. `omit_defaults` alone leaves out the very object that is the
     default, so that a time of 0.0 that was worked out is written.
     """
-    changes: dict[str, Any] = {}
     scale = _SCALES[digits]
     for name, default in _looked_at(type(message)):
         value = getattr(message, name)

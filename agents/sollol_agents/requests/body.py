@@ -148,10 +148,13 @@ def field(fields: Fields, name: str, kind: type[Any]) -> Any:  # noqa: ANN401 th
 
 def routing_fields(fields: Fields) -> dict[str, object]:
     """The routing fields that stand in the body, decoded."""
+    if fields.keys().isdisjoint(ROUTING_FIELDS):
+        return {}
     return {name: field(fields, name, object) for name in fields.keys() & ROUTING_FIELDS}
 
 
 def without(body: bytes, fields: Fields, names: frozenset[str]) -> bytes:
     """The body without some of its fields: the very same bytes unless one is present."""
-    ours = fields.keys() & names
-    return _encoder.encode({name: raw for name, raw in fields.items() if name not in ours}) if ours else body
+    if fields.keys().isdisjoint(names):
+        return body
+    return _encoder.encode({name: raw for name, raw in fields.items() if name not in names})

@@ -116,6 +116,9 @@ _CODING: Final = _votes_of(CODING_WORDS)
 _FIRST_WORDS: Final = frozenset(entry.partition(" ")[0] for entry in (*_TASKS, *_CODING))
 
 
+_UNVOTED: Final = Task()
+
+
 class WordDetector:
     """The built-in detector.
 
@@ -141,6 +144,8 @@ class WordDetector:
                     if phrase in table:
                         name, weight = table[phrase]
                         votes[name] = votes.get(name, 0) + weight
+        if not tasks and not coding:
+            return _UNVOTED
         category = _winner(coding)
         if category is not None and coding[category] < self._coding_floor and CODE_MARKS.search(seen) is None:
             category = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+MARK: Final = b'"type"'
+"""No piece without it holds anything but text."""
 _PICTURE: Final = re.compile(rb'"type"\s*:\s*"(?:image_url|input_image|image)"')
 _SOUND: Final = re.compile(rb'"type"\s*:\s*"input_audio"')
 _DATA: Final = re.compile(rb"[A-Za-z0-9+/=_-]{512,}")
@@ -22,7 +24,7 @@ class Media(NamedTuple):
 
 def media_in(piece: bytes) -> Media:
     """What a piece of raw JSON holds beside text, whatever the dialect calls it."""
-    if b'"type"' not in piece:
+    if MARK not in piece:
         return Media(piece)
     pictures, sounds = len(_PICTURE.findall(piece)), len(_SOUND.findall(piece))
     is_data = bool(pictures or sounds) or b"base64" in piece

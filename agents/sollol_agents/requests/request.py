@@ -11,7 +11,7 @@ import msgspec
 from sollol_agents.requests.body import Fields, InvalidBody, field
 from sollol_agents.requests.detector import Detector, Task, WordDetector
 from sollol_agents.requests.dialects import EMBEDDING_PATHS, KIND_OF_PATH, OLD_EMBED_PATH
-from sollol_agents.requests.media import media_in
+from sollol_agents.requests.media import MARK, media_in
 from sollol_agents.requests.needs import has_tools, needs_of
 from sollol_agents.requests.prefixes import prefix_hashes
 from sollol_schemas.context import Ability, ComplexityClass, RequestKind, TaskContext
@@ -131,8 +131,9 @@ def _read_prompt(kind: RequestKind, fields: Fields) -> _Prompt:
     if kind is RequestKind.GENERATE:
         field(fields, "prompt", str)
     pieces = [bytes(fields[name]) for name in ("system", "instructions", "tools") if name in fields]
-    images = len(field(fields, "images", _RAWS) or ())
-    messages = [message or _Message() for message in field(fields, "messages", _MESSAGES) or ()]
+    images = len(field(fields, "images", _RAWS) or ()) if "images" in fields else 0
+    given = field(fields, "messages", _MESSAGES) if "messages" in fields else None
+    messages = [message or _Message() for message in given or ()]
     for message in messages:
         content = bytes(message.content)
         if kind is RequestKind.CHAT and content[:1] not in _TEXT_BEGINS:
@@ -142,10 +143,14 @@ def _read_prompt(kind: RequestKind, fields: Fields) -> _Prompt:
     pieces += [bytes(fields[name]) for name in ("prompt", "suffix", "input") if name in fields]
     sounds = 0
     for place, piece in enumerate(pieces):
+        if MARK not in piece:
+            continue
         pieces[place], more_images, more_sounds = media_in(piece)
         images += more_images
         sounds += more_sounds
-    senses = [ability for ability, count in ((Ability.VISION, images), (Ability.AUDIO, sounds)) if count]
+    senses = [Ability.VISION] if images else []
+    if sounds:
+        senses.append(Ability.AUDIO)
     return _Prompt(pieces, len(messages), images, senses)
 
 
@@ -158,6 +163,8 @@ def _complexity(tokens: int, turns: int) -> ComplexityClass:
 
 
 def _output_limit(options: _Options, fields: Fields) -> int | None:
+    if options.num_predict is None and fields.keys().isdisjoint(_LIMITS):
+        return None
     limits = [options.num_predict]
     limits += [field(fields, name, float) for name in _LIMITS if name in fields]
     return min((tokens for tokens in map(_tokens, limits) if tokens is not None), default=None)

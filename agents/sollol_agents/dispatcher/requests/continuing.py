@@ -38,6 +38,9 @@ class Resumer(StrEnum):
     DISPATCHER = "dispatcher"  # a dispatcher does that for a caller that only listens
 
 
+_RESUMERS: Final = {resumer.value: resumer for resumer in Resumer}
+
+
 class Sent(NamedTuple):
     """A payload as a node gets it."""
 
@@ -82,14 +85,13 @@ def resumer_of(fields: Fields, headers: Mapping[str, str], context: TaskContext,
     Raises:
         InvalidBody: The field or the header has another value.
     """
-    told, wants = headers.get(h.RESUME, ""), field(fields, RESUME, bool)
-    if told not in {resumer.value for resumer in Resumer}:
+    wants = field(fields, RESUME, bool) if RESUME in fields else None
+    resumer = _RESUMERS.get(headers.get(h.RESUME, ""))
+    if resumer is None:
         raise InvalidBody(f"header {h.RESUME} must be {Resumer.CALLER} or {Resumer.DISPATCHER}")
     if not is_stream or context.is_embedding or context.is_load_only:
         return Resumer.NOBODY
-    if told:
-        return Resumer(told)
-    return Resumer.DISPATCHER if wants else Resumer.NOBODY
+    return Resumer.DISPATCHER if wants and not resumer else resumer
 
 
 def check_said(said: ContinueFrom | None, context: TaskContext, *, is_stream: bool) -> None:

@@ -52,6 +52,7 @@ _JOB_PLACE_PARTS = 3
 _DIGITS = 20
 _STREAMS = re.compile(rb'"stream"\s*:\s*true')
 _EVERYBODY: Final = Roster()
+_NOT_THE_ENGINES: Final = continuing.OWN_FIELDS | ROUTING_FIELDS
 
 
 def in_use(request_id: str) -> ErrorBody:
@@ -257,7 +258,7 @@ def _read(kind: RequestKind, path: str, payload: bytes, head: Mapping[str, str],
         resumer = continuing.resumer_of(ours, head, context, is_stream=is_stream)
         continuing.check_resumer(said, resumer)
         relayed = without(body, ours, continuing.OWN_FIELDS) if resumer is Resumer.DISPATCHER else b""
-        body = without(body, ours, continuing.OWN_FIELDS | ROUTING_FIELDS)
+        body = without(body, ours, _NOT_THE_ENGINES)
         if h.JOB in head:
             context = msgspec.structs.replace(context, job_id=_job(head[h.JOB]))
     except (InvalidBody, InvalidRouting) as error:
