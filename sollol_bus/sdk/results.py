@@ -219,8 +219,11 @@ class AnswerStream:
             SollolError: What ended the request; see `sollol_bus.errors`.
         """
         async with self:
-            async for _ in self:
-                pass
+            async for msg in self._call:
+                self._note(msg)
+                for more in self._call.take_ready():
+                    self._note(more)
+            self._check_end()
         return self.answer
 
     def cancel(self) -> None:
@@ -238,11 +241,19 @@ class AnswerStream:
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         async for msg in self._call:
-            yield self._read(msg)
+            native = self._note(msg)
+            yield Chunk(
+                text=native.response or native.message.content,
+                thinking=native.thinking or native.message.thinking,
+                raw=msg.data,
+            )
+        self._check_end()
+
+    def _check_end(self) -> None:
         if not self._final:
             raise BackendBrokeProtocol("the stream ended without the engine's last object")
 
-    def _read(self, msg: Msg) -> Chunk:
+    def _note(self, msg: Msg) -> NativeChunk:
         try:
             native = decode(msg.data, NativeChunk)
         except DecodeFailed as error:
@@ -251,8 +262,4 @@ class AnswerStream:
         self._chunks.append(msg.data)
         if native.done:
             self._final = msg.data
-        return Chunk(
-            text=native.response or native.message.content,
-            thinking=native.thinking or native.message.thinking,
-            raw=msg.data,
-        )
+        return native

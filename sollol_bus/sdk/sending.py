@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 import time
 from collections.abc import Callable
 from functools import partial
@@ -77,7 +76,7 @@ class Sending:
         self._subject = subject
         self._headers = dict(headers or {})
         self._answer = Resuming(subject, self._headers.get(h.PATH, ""), body, limit_bytes=resume_bytes)
-        self.secret = secret or secrets.token_hex(16)
+        self.secret = secret or bus.new_token()
         self._max_resends = max_resends
         self._rng = rng
         self._resends_before = resends

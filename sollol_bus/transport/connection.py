@@ -243,6 +243,10 @@ class Bus(Callbacks):
             endpoint.taken_by += (self.subscribe(by_members(subject), of_members(take), queue=queue),)
         return endpoint.taken_by
 
+    def new_token(self) -> str:
+        """128 random bits as 32 hexadecimal digits, to be a secret or an id."""
+        return next(self._inboxes)
+
     def new_inbox(self) -> str:
         """A fresh inbox subject of this connection, to subscribe to; nobody can guess it."""
         return f"{self.config.inbox_prefix}.{next(self._inboxes)}"

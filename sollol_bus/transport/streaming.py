@@ -98,7 +98,10 @@ class ReplyStream:
         self._deadline = time.monotonic() + total_s
         self._waiting: deque[Msg | SollolError] = deque()
         self._waiting_bytes = 0
+        self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._due = 0.0
         self._subscription: Subscription | None = None
         self._parts: list[bytes] = []
         self._parts_bytes = 0
@@ -106,7 +109,6 @@ class ReplyStream:
         self._subject = self.inbox = ""
         self._forget_refusals: Callable[[], None] | None = None
         self._is_over = False
-        """What stands before the number of each message in its reply subject, where they are numbered."""
         self.messages = 0
         """Messages received, the last empty one not counted."""
         self.sent_mono_s = self.first_mono_s = 0.0
@@ -169,6 +171,9 @@ class ReplyStream:
     def close(self) -> None:
         """Stops listening; the publisher notices at its next message."""
         self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._breaks_on_disconnect:
             self._bus.forget_callbacks(self._on_disconnect)
         if self._forget_refusals is not None:
@@ -230,23 +235,38 @@ class ReplyStream:
 
     async def _wait(self) -> None:
         limit = self._gap_s if self.has_begun else self._first_s
-        left = self._deadline - time.monotonic()
-        loop = asyncio.get_running_loop()
-        self._arrived = loop.create_future()
-        # A bare timer: this is done for each token, and `asyncio.timeout` would cost as much as the rest of it.
-        timer = loop.call_later(max(0.0, min(limit, left)), _expire, self._arrived)
+        now = time.monotonic()
+        left = self._deadline - now
+        self._due = now + max(0.0, min(limit, left))
+        if self._timer is None or self._timer_at > self._due:
+            self._look_at(self._due, now)
+        self._arrived = self._loop.create_future()
         try:
             await self._arrived
         except TimeoutError:
             self.close()
-            if left <= limit:
-                raise DeadlineExceeded(
-                    f"no complete answer within the deadline ({self.messages} messages came)"
-                ) from None
-            raise RequestTimedOut(f"nothing came for {limit:g} s") from None
+            if left > limit:
+                raise RequestTimedOut(f"nothing came for {limit:g} s") from None
+            raise DeadlineExceeded(f"no complete answer within the deadline ({self.messages} messages came)") from None
         finally:
-            timer.cancel()
             self._arrived = None
+
+    def _look_at(self, at: float, now: float) -> None:
+        """Looks then whether too long nothing came: one timer for a whole stream, whose every token moves the limit."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(at - now, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._arrived is None or self._arrived.done():
+            return
+        now = time.monotonic()
+        if now < self._due:
+            self._look_at(self._due, now)
+        else:
+            self._arrived.set_exception(TimeoutError())
 
     def _check_count(self, last: Msg) -> None:
         promised = (last.headers or {}).get(h.CHUNKS)
@@ -378,8 +398,3 @@ def _attempt(first: Msg | None) -> int:
         return 0 if told is None else decode(told.encode(), Decision).attempt
     except DecodeFailed:
         return 0
-
-
-def _expire(arrived: asyncio.Future[None]) -> None:
-    if not arrived.done():
-        arrived.set_exception(TimeoutError())
