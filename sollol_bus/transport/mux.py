@@ -56,9 +56,11 @@ class Mux:
     def on_message(self, msg: Msg) -> None:
         """Takes every message under the wildcard; a reply nobody waits for is dropped."""
         key = msg.subject[self._start :]
-        question = self._asked.get(key)
+        question = self._asked.pop(key, None)
         if question is not None:
-            self._settle(key, NoResponders(f"nobody listens on {question.subject}") if is_no_responders(msg) else msg)
+            question.timer.cancel()
+            is_heard = not is_no_responders(msg)
+            question.on_reply(msg if is_heard else NoResponders(f"nobody listens on {question.subject}"))
         elif (on_reply := self._open.get(key)) is not None:
             on_reply(msg)
 

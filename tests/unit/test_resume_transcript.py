@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tracemalloc
+import weakref
 
+from sollol_bus.sdk.resume.resuming import Resuming
 from sollol_bus.sdk.resume.transcript import Transcript
+from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 
 _PIECE = b'{"model":"m","created_at":"2026-01-01T00:00:00Z","response":"word ","done":false}'
@@ -73,3 +77,14 @@ def test_the_memory_that_ten_megabytes_of_an_answer_take_is_bounded() -> None:
         tracemalloc.stop()
     assert most < 3 << 20
     assert transcript.messages == 34_000
+
+
+def test_what_was_kept_is_free_when_its_call_is_without_a_search_for_garbage() -> None:
+    answer = Resuming(subjects.GENERATE, "", b'{"prompt":"a"}', limit_bytes=1 << 20)
+    kept = weakref.ref(answer)
+    gc.disable()
+    try:
+        del answer
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -61,7 +61,7 @@ class Resuming:
         self._broken_mono_s = 0.0
         self._begun: Begun | None = None
         self._tail = b""
-        self._way: Callable[[Msg], Msg | None] = self._begin
+        self._way: Callable[[Resuming, Msg], Msg | None] = Resuming._begin  # bound, it would be a circle with this
         self.firsts: list[Msg] = []
         """The first message of each attempt that broke off."""
         self.mended: list[ErrorCode] = []
@@ -83,7 +83,7 @@ class Resuming:
 
     def hand_out(self, msg: Msg) -> Msg | None:
         """What the user gets of a message that came; None: nothing yet."""
-        return self._way(msg)
+        return self._way(self, msg)
 
     def last(self, msg: Msg | None, now: float) -> Msg | None:
         """The last message of the whole answer.
@@ -112,13 +112,13 @@ class Resuming:
             self._broken = None
             self.mended.append(broken.body.code)
         if is_again and not self._sent.is_blank:
-            self._way = self._tell_rest
+            self._way = Resuming._tell_rest
         elif is_again and transcript.messages:
-            self._way = self._tell_anew
+            self._way = Resuming._tell_anew
         else:
             transcript.content_type = told
-            self._way = self._by_events if _EVENTS in told else self._as_it_is
-        return self._way(msg)
+            self._way = Resuming._by_events if _EVENTS in told else Resuming._as_it_is
+        return self._way(self, msg)
 
     def _as_it_is(self, msg: Msg) -> Msg | None:
         self._transcript.add(msg.data)
@@ -216,7 +216,7 @@ class Resuming:
         if self._transcript.messages:
             self._transcript.telling.break_off()
         self._tail = b""
-        self._way = self._begin
+        self._way = Resuming._begin
         self._broken, self._broken_mono_s = error, now
 
     def _address(self) -> None:
