@@ -16,8 +16,9 @@ from sollol_schemas import subjects
 
 LAST_WORDS_S: Final = 1.0
 """What was said to the caller itself may come so long after somebody else tells that it was said."""
-SUDDEN_WITHIN_S: Final = 0.3
-"""A node whose stream has stopped suddenly is asked twice, and has so long for each answer."""
+SUDDEN_WITHIN_S: Final = 1.0
+"""A node whose stream has stopped suddenly is asked twice, and has so long for each answer: processes of a machine with
+far too much to do stand still for nearly two seconds."""
 _MUTE_WORDS_S: Final = 0.05
 """What such a node said before it stopped may wait here for so long."""
 _ANSWER_WITHIN_S: Final = 3.0
