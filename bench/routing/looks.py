@@ -27,10 +27,11 @@ from sollol_schemas.routing import Routing
 from sollol_schemas.telemetry import InFlight, Telemetry
 
 _SLOTS = 6
+_TASK, _LESSONS, _LONG_TOKENS = "generation", 30, 2000
 _ROUNDS = 40
 _REPEATS = 3
 _TOKENS_A_SECOND = 20
-_URGENT, _URGENT_MOST = 9, 4
+_URGENT, _URGENT_MOST = 9, 40
 _AFTER_S = 0.1
 
 
@@ -38,18 +39,20 @@ class Setting(NamedTuple):
     """A fleet whose slots are all taken, and requests that wait."""
 
     nodes: int
-    models: int
+    kinds: int
+    """Of urgent requests: each may not run on another one of the nodes, and so waits in a line of its own."""
     waiting: int
 
 
-SETTINGS = (Setting(6, 1, 20), Setting(24, 1, 200), Setting(100, 1, 500), Setting(100, 20, 500))
+SETTINGS = (Setting(6, 1, 20), Setting(24, 8, 60), Setting(100, 1, 60), Setting(100, 20, 60))
 
 
 class Crowd(Bench):
     """A fleet that runs answers whose callers go on."""
 
     def __init__(self, setting: Setting) -> None:
-        super().__init__(Fleet(*setting))
+        super().__init__(Fleet(setting.nodes, 1, setting.waiting))
+        self.kinds = setting.kinds
         self.spent: list[float] = []
         """Seconds that each `holds` took."""
         self._told: dict[str, int] = {}
@@ -65,11 +68,12 @@ class Crowd(Bench):
         context = TaskContext(
             kind=RequestKind.CHAT,
             model=asked.context.model,
-            task_type="generation",
+            task_type=_TASK,
             prompt_tokens=self.rng.randrange(50, 2000),
         )
+        excluded = (f"n{self.rng.randrange(self.kinds)}",) if priority == _URGENT and self.kinds > 1 else ()
         fresh: GrantRequest = msgspec.structs.replace(
-            asked, context=context, routing=Routing(priority=priority), is_resumable=True
+            asked, context=context, routing=Routing(priority=priority), is_resumable=True, excluded=excluded
         )
         self.running += [e for e in self.core.enqueue(fresh, self.now) if isinstance(e, Granted)]
 
@@ -92,13 +96,17 @@ class Crowd(Bench):
         return {"in_flight": tuple(seen)}
 
     def fill(self) -> None:
-        """Takes every slot, and lets requests of all ranks wait."""
-        while self.core.fleet.in_flight < _SLOTS * self.setting.nodes:
-            self.ask(self.rng.randrange(1, 6))
+        """Takes every slot with long answers, and lets requests of all ranks wait."""
+        for _ in range(_LESSONS):
+            self.core.lengths.learn("m0", _TASK, 1000, _LONG_TOKENS)
+        slots = _SLOTS * self.setting.nodes
+        for _ in range(2 * slots):
+            if self.core.fleet.in_flight < slots:
+                self.ask(self.rng.randrange(1, 6))
+        for waiting in list(self.core.waiting)[self.setting.waiting :]:
+            self.core.release(waiting.request_id, self.now)
         for _ in range(3):
             self.stream(1.0)
-        while len(self.core.waiting) < self.setting.waiting:
-            self.ask(self.rng.randrange(1, 6))
 
 
 def measure(setting: Setting) -> dict[str, object]:
@@ -107,8 +115,8 @@ def measure(setting: Setting) -> dict[str, object]:
     looks, holds = ([min(same) for same in zip(*kind, strict=True)] for kind in zip(*runs, strict=True))
     return {
         "nodes": setting.nodes,
-        "models": setting.models,
-        "running": setting.nodes * _SLOTS,
+        "kinds": setting.kinds,
+        "slots": setting.nodes * _SLOTS,
         "waiting": setting.waiting,
         "look_ms": _percentiles(looks),
         "holds_ms": _percentiles(holds),
@@ -136,7 +144,7 @@ def _play(setting: Setting) -> tuple[list[float], list[float]]:
         held.append(time.process_time() - began)
         return is_held
 
-    undo.holds = timed  # type: ignore[method-assign]
+    undo.holds = timed  # type: ignore[method-assign, assignment]
     for _ in range(_ROUNDS):
         bench.now += _AFTER_S
         outcome = bench.end_one()

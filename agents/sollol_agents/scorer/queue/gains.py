@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from sollol_agents.scorer.choice.eligibility import Verdicts
 from sollol_agents.scorer.choice.profiles import speed_up
-from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.queue.plan import Planner
@@ -64,8 +64,19 @@ class Move(NamedTuple):
     goes_on: Place
 
 
+class Crowd(NamedTuple):
+    """What could go on with a victim, all nodes together."""
+
+    waits: float
+    """How many wait for what is done twice: those who are here, and who come until nobody waits."""
+    tps: float
+    """Tokens a second of all nodes, when they are full."""
+    fastest_tps: float
+    """Tokens a second of the fastest alone."""
+
+
 class Gains:
-    """Works out what cuts win.
+    """Works out what cuts win; what holds for all victims of a kind is worked out once a look.
 
     Args:
         config: How requests age.
@@ -83,6 +94,13 @@ class Gains:
         self._verdicts = verdicts
         self._planner = planner
         self._untried = untried
+        self._likely: dict[tuple[ClassKey, str], Sequence[Node]] = {}
+        self._crowds: dict[tuple[ClassKey, str], Crowd] = {}
+
+    def begin(self) -> None:
+        """A look begins: what the one before worked out is forgotten."""
+        self._likely.clear()
+        self._crowds.clear()
 
     def nodes(self, waiting: Waiting, now: float) -> Sequence[Node]:
         """Where a request may run."""
@@ -90,6 +108,13 @@ class Gains:
 
     def likely(self, waiting: Waiting, now: float) -> Sequence[Node]:
         """Where it is worked out: of many nodes those with its model in memory, a free slot, and the most speed."""
+        key = waiting.class_key, waiting.model
+        known = self._likely.get(key)
+        if known is None:
+            known = self._likely[key] = self._likely_of(waiting, now)
+        return known
+
+    def _likely_of(self, waiting: Waiting, now: float) -> Sequence[Node]:
         nodes, profiles = self.nodes(waiting, now), self._planner.profiles
         if len(nodes) <= _NODES_MAX:
             return nodes
@@ -181,26 +206,28 @@ class Gains:
     def _ahead_s(self, victim: Victim, now: float) -> float:
         """Seconds of all nodes that what waits ahead of a victim takes."""
         work_s = sum(line.place_of(victim.rest) * line.work_s / len(line) for line in self._queue.lines())
-        tps, fastest = self._speed(victim, now)
-        return work_s * fastest / tps
+        crowd = self._crowd(victim, now)
+        return work_s * crowd.fastest_tps / crowd.tps
 
     def _price_s(self, victim: Victim, goes_on: Place, now: float) -> float:
         """What all others lose by what is read once more."""
-        e = goes_on.cost.estimate
-        share = e.profile.decode_tps / self._speed(victim, now)[0]
-        return CROWD_SHARE * victim.read_share * e.prefill_s * share * self._crowd(victim, now)
+        e, crowd = goes_on.cost.estimate, self._crowd(victim, now)
+        share = e.profile.decode_tps / crowd.tps
+        return CROWD_SHARE * victim.read_share * e.prefill_s * share * crowd.waits
 
-    def _crowd(self, victim: Victim, now: float) -> float:
-        """How many wait for what is done twice: those who are here, and who come until nobody waits."""
-        nodes = self.nodes(victim.rest, now)
-        weighted = [(n.work.load(now), n.slots * n.speeds.decode_tps(victim.rest.model, 0.0)) for n in nodes]
+    def _crowd(self, victim: Victim, now: float) -> Crowd:
+        key = victim.rest.class_key, victim.rest.model
+        known = self._crowds.get(key)
+        if known is None:
+            known = self._crowds[key] = self._crowd_of(victim.rest, now)
+        return known
+
+    def _crowd_of(self, rest: Waiting, now: float) -> Crowd:
+        nodes = self.nodes(rest, now)
+        weighted = [(n.work.load(now), n.slots * n.speeds.decode_tps(rest.model, 0.0)) for n in nodes]
         load = sum(min(1.0, x) * w for x, w in weighted) / max(1e-6, sum(w for _, w in weighted))
         here = len(self._queue) + 0.5 * sum(len(n.attempts) for n in nodes)
-        return here * min(_BUSIEST, load / max(1e-6, 1.0 - load))
-
-    def _speed(self, victim: Victim, now: float) -> tuple[float, float]:
-        """Tokens a second of all nodes that could go on with it, when they are full, and of the fastest alone."""
-        rest = victim.rest
-        profiles = self._planner.profiles.of_all(self.nodes(rest, now), rest.model, rest.request.context.num_ctx)
+        profiles = self._planner.profiles.of_all(nodes, rest.model, rest.request.context.num_ctx)
         tps = sum(p.decode_tps * speed_up(p.node.slots, p.node.speeds.beta) for p in profiles)
-        return max(tps, 1e-6), max((p.decode_tps for p in profiles), default=1e-6)
+        fastest_tps = max((p.decode_tps for p in profiles), default=1e-6)
+        return Crowd(here * min(_BUSIEST, load / max(1e-6, 1.0 - load)), max(tps, 1e-6), fastest_tps)

@@ -39,6 +39,7 @@ from sollol_schemas.slim import rounded
 
 _LOOK_EVERY_S = 0.5  # so often a waiting request is looked at, and rebalancing while nothing changes
 _URGENT = 4  # waiting requests of each class that may take a slot
+_SWAPS = 64  # of a request and a running answer that are worked out in one look
 _VICTIMS_MAX = 24  # running answers that are worked out in one look, and fewer where nodes are many
 _VICTIMS_MIN = 6
 _PAIRS = 400  # of a running answer and a node
@@ -99,6 +100,7 @@ class Undo:
         if not self._fleet.in_flight:
             return found
         self._settle(now)
+        self._gains.begin()
         if config.undo_for_priority and len(self._queue):
             found += self._for_priority(now)
         if config.undo_to_rebalance and self._has_changed(now):
@@ -125,6 +127,7 @@ class Undo:
         self._settle(now)
         if waiting.request_id in self._favoured:
             return any(request_id == waiting.request_id for _, request_id in self._pending.values())
+        self._gains.begin()
         planned = Replan(self._planner, now)
         here = planned.at(waiting, cost.horizon.node)
         least_end = here.end - LEAST_GAIN_S
@@ -156,8 +159,12 @@ class Undo:
         due = {w.request_id for w in first if before.get(w.request_id, -math.inf) + _LOOK_EVERY_S <= now}
         if not due:
             return []
-        self._looked = {w.request_id: now if w.request_id in due else before[w.request_id] for w in first}
         victims = self._victims(_least_urgent, now)
+        most = max(_URGENT, _SWAPS // max(1, len(victims)))
+        if len(first) > most:  # those that were looked at a moment ago give way to the others
+            first = [w for w in first if w.request_id in due][:most]
+            due = {w.request_id for w in first}
+        self._looked = {r: at for r, at in before.items() if at + _LOOK_EVERY_S > now} | dict.fromkeys(due, now)
         if not victims:
             return []
         least_rank = min(v.granted_rank for v in victims) + LEAST_LEVELS
