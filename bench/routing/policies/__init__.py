@@ -16,12 +16,14 @@ from bench.routing.policies.classic import (
 from bench.routing.policies.listed import ListScheduler
 from bench.routing.policies.oracle import oracle
 from bench.routing.policies.planned import least_loaded, plan
+from bench.routing.policies.resuming import plan_resume
 from bench.routing.policies.seven_factor import SevenFactor
 from bench.routing.policies.undoing import plan_undo
 from bench.routing.simulation import Policy, World
 
 POLICIES: dict[str, Callable[[World], Policy]] = {
     "plan": plan,
+    "plan+resume": plan_resume,
     "plan+undo": plan_undo,
     "oracle": oracle,
     "least_loaded": least_loaded,

@@ -152,6 +152,7 @@ class PlannedPolicy:
         machine.jobs()
         now_made = float(job.tokens_made) if job.first_token_at is not None else -1.0
         if now_made <= made:
+            self._broke(job)
             self._stop(attempt_id, job, machine, OutcomeStatus.FAILED, ErrorCode.STALLED)
             self._retry(job.request, machine.name)
             return
@@ -168,6 +169,8 @@ class PlannedPolicy:
             return
         self.reporters[machine.name].jobs.pop(job.attempt_id, None)
         if error:
+            if job.left_s > 0.0:
+                self._broke(job)
             self._report(job, machine, OutcomeStatus.FAILED, ErrorCode.ENGINE_FAILED)
             self._retry(job.request, machine.name)
             return
@@ -175,6 +178,9 @@ class PlannedPolicy:
         figures = _figures(job, self.world.time.now)
         predicted_s = granted.decision.forecast.total_s
         self._report(job, machine, OutcomeStatus.SUCCESS, figures=figures, predicted_s=predicted_s)
+
+    def _broke(self, job: Job) -> None:
+        """An attempt broke off in its middle; answers are whole, so what it said is lost."""
 
     def _retry(self, request: Request, failed: str) -> None:
         request_id = f"r{request.number}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from bench.routing.policies.planned import PlannedPolicy, planner_config
+from bench.routing.policies.planned import planner_config
+from bench.routing.policies.resuming import ResumingPolicy
 from bench.routing.simulation import World
 from bench.routing.workloads import Request
 from sollol_agents.scorer.core import Effect, SchedulerCore
-from sollol_schemas.continuation import Continuation, Cut
+from sollol_schemas.continuation import Cut
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import OutcomeStatus
 
@@ -18,13 +18,8 @@ _PAUSE_S = 0.05
 """From a cut until the caller's question for the rest is at the scorer."""
 
 
-class UndoingPolicy(PlannedPolicy):
-    """A dispatcher whose callers go on with answers that break off."""
-
-    def __init__(self, world: World, core: SchedulerCore) -> None:
-        self.cut: dict[str, int] = {}
-        """How often each request was moved."""
-        super().__init__(world, core)
+class UndoingPolicy(ResumingPolicy):
+    """A dispatcher whose callers go on with answers that break off, and whose scorer moves them."""
 
     def carry_out(self, effects: Iterable[Effect]) -> None:
         """Starts what was granted, ends what was refused, and moves what pays to be moved."""
@@ -39,24 +34,13 @@ class UndoingPolicy(PlannedPolicy):
         machine.jobs()
         request = job.request
         self.cut[cut.request_id] = self.cut.get(cut.request_id, 0) + 1
-        request.said_tokens += job.tokens_made
-        if request.spoke_at is None:
-            request.spoke_at = job.first_token_at
+        self._keep_said(job)
         self._stop(cut.attempt_id, job, machine, OutcomeStatus.FAILED, ErrorCode.MOVED)
         self.world.time.after(_PAUSE_S, lambda: self._come_back(request))
 
     def _come_back(self, request: Request) -> None:
         if request.latency_s is None:
             self._ask(f"r{request.number}")
-
-    def _going_on(self, request: Request) -> dict[str, Any]:
-        told: dict[str, Any] = {"is_resumable": request.task != "embedding"}
-        cuts = self.cut.get(f"r{request.number}", 0)
-        if cuts:
-            told["continuation"] = Continuation(
-                fingerprint=f"ollama:{request.model.name}", said_tokens=request.said_tokens, resumed=cuts, cuts=cuts
-            )
-        return told
 
 
 def plan_undo(world: World) -> UndoingPolicy:

@@ -168,8 +168,9 @@ class Gains:
         return best
 
     def move(self, victim: Victim, planned: Replan, now: float) -> Move | None:
-        """The node that a victim should go on at; None where it should stay."""
-        goes_on = planned.going_on(victim, self._places(victim, now), besides=victim.node)
+        """The node that a victim should go on at, no way back; None where it should stay."""
+        places = [n for n in self._places(victim, now) if n.node_id != victim.left]
+        goes_on = planned.going_on(victim, places, besides=victim.node)
         if goes_on is None or not goes_on.cost.is_free:
             return None
         moved_s = goes_on.end + PAUSE_S - now

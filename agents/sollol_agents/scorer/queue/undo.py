@@ -47,6 +47,7 @@ _HEARD_S = 5.0  # nobody has asked for cuts for so long: nothing is held for the
 _PENDING_S = 2.0  # so long a cut is waited for
 _AGAIN_S = 5.0  # so long after a cut in its favour a request gets no other
 _REFUSED_S = 10.0
+_NO_WAY_BACK_S = 60.0  # so long an answer does not go back, for a better time, to the node that it was moved off
 _CUTS_KEPT = 4096
 
 
@@ -81,6 +82,8 @@ class Undo:
         """Requests of attempts that a predecessor granted."""
         self._counts: OrderedDict[str, int] = OrderedDict()
         """How often each request was moved, as far as this scorer did it."""
+        self._left: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        """The node that each of them was moved off last for a better time elsewhere, and until when that counts."""
         self._looked: dict[str, float] = {}
         """When each of the first waiting requests was looked at last."""
         self._seen: object = None
@@ -238,7 +241,8 @@ class Undo:
             cuts = max(attempt.cuts, self._counts.get(attempt.request_id, 0))
             is_asked = attempt.attempt_id in self._pending or attempt.attempt_id in self._refused
             if waiting is not None and not is_asked and cuts < CUTS_MAX and may_be_cut(attempt, cuts, now):
-                yield Victim(attempt, node, waiting, cuts)
+                left, until = self._left.get(attempt.request_id, ("", 0.0))
+                yield Victim(attempt, node, waiting, cuts, left=left if now < until else "")
 
     def _taken_over_from(self, attempt: Attempt, now: float) -> Waiting | None:
         """The request of an attempt that a predecessor in office granted."""
@@ -269,6 +273,11 @@ class Undo:
         text = (
             f"moved to {to}: {left_s:.0f} s left here, {move.moved_s:.0f} s there, {why} {left_s - move.moved_s:.0f} s"
         )
+        request_id = move.victim.attempt.request_id
+        self._left[request_id] = (move.victim.node.node_id, now + _NO_WAY_BACK_S)
+        self._left.move_to_end(request_id)
+        if len(self._left) > _CUTS_KEPT:
+            self._left.popitem(last=False)
         return self._noted(move, CutReason.REBALANCE, text, now)
 
     def _noted(self, cut: Swap | Move, reason: CutReason, text: str, now: float, *, in_favour_of: str = "") -> Cut:

@@ -32,6 +32,7 @@ class Victim:
         node: Where.
         waiting: The request as it was granted.
         cuts: How often it was moved before.
+        left: The node that it was moved off a short while ago; empty: none.
     """
 
     __slots__ = (
@@ -43,16 +44,18 @@ class Victim:
         "cuts",
         "end",
         "granted_rank",
+        "left",
         "left_s",
         "node",
         "waiting",
     )
 
-    def __init__(self, attempt: Attempt, node: Node, waiting: Waiting, cuts: int) -> None:
+    def __init__(self, attempt: Attempt, node: Node, waiting: Waiting, cuts: int, *, left: str = "") -> None:
         self.attempt = attempt
         self.node = node
         self.waiting = waiting
         self.cuts = cuts
+        self.left = left
         self.left_s = self.end = 0.0
         """Seconds until it is complete where it runs, and that instant."""
         self.granted_rank = 0.0
