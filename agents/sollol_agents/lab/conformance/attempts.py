@@ -23,6 +23,7 @@ from sollol_schemas.execution import (
 )
 
 _LAST_WORDS = 2
+_AT_ONCE_S = 0.02
 
 Ended = AttemptDone | AttemptFailed
 
@@ -62,6 +63,8 @@ class PlayedAttempt:
         """Whether its outcome is acknowledged, as JetStream does it."""
         self.heard: list[Msg] = []
         """What its caller got, in order."""
+        self.heard_at: list[float] = []
+        """When (monotonic seconds)."""
         self.reports: list[AttemptReport] = []
         self.asked: dict[type[AttemptReport], list[Msg]] = {AttemptAccepted: [], AttemptStart: []}
         """Its questions, by kind."""
@@ -95,6 +98,11 @@ class PlayedAttempt:
     def is_running(self) -> bool:
         """Whether the node took it, and has not reported as many ends."""
         return len(self.ends) < max(len(self.accepted), bool(self.reports))
+
+    @property
+    def came_at_once(self) -> bool:
+        """Whether what its caller got may have left the node in one write."""
+        return bool(self.heard_at) and self.heard_at[-1] - self.heard_at[0] < _AT_ONCE_S
 
     @property
     def has_end(self) -> bool:

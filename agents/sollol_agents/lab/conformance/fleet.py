@@ -232,6 +232,7 @@ class PlayedFleet:
 
         def on_heard(msg: Msg) -> None:
             attempt.heard.append(msg)
+            attempt.heard_at.append(time.monotonic())
             self._changed.set()
 
         attempt.inbox = self.bus.subscribe(attempt.reply_to, on_heard)
