@@ -176,7 +176,8 @@ class SocketTransport(Transport):
         return True  # else the library makes one of its own
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:  # noqa: ARG002
-        """Connects to a server."""
+        """Connects to a server, and leaves the one before: the library forgets one that failed while it greeted."""
+        self.abort()
         making = asyncio.get_running_loop().create_connection(
             lambda: _Stream(self._on_full), uri.hostname or "", uri.port or _PORT
         )

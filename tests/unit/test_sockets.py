@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from urllib.parse import urlparse
 
@@ -30,11 +31,14 @@ class Peer:
     """The other end of one connection."""
 
     def __init__(self) -> None:
+        self.reader = asyncio.StreamReader()
         self.writer: asyncio.StreamWriter | None = None
+        self.url = ""
         self.transport = SocketTransport(lambda _: None)
         self.came = asyncio.Event()
 
-    def serve(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
         self.writer = writer
         self.came.set()
 
@@ -52,7 +56,8 @@ async def peer() -> AsyncIterator[Peer]:
     made = Peer()
     async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        await made.transport.connect(urlparse(f"nats://127.0.0.1:{port}"), 0, 2)
+        made.url = f"nats://127.0.0.1:{port}"
+        await made.transport.connect(urlparse(made.url), 0, 2)
         await made.came.wait()
         yield made
         made.end()
@@ -142,3 +147,17 @@ async def test_whoever_no_longer_waits_is_handed_nothing(peer: Peer) -> None:
     await asyncio.wait([handing])
     peer.say(b"late\n")
     assert await peer.transport.readline() == b"late\n"
+
+
+async def test_a_new_connection_leaves_the_one_before(peer: Peer) -> None:
+    first, writer = peer.reader, peer.writer
+    peer.came.clear()
+    await peer.transport.connect(urlparse(peer.url), 0, 2)
+    await peer.came.wait()
+    async with asyncio.timeout(30):
+        with contextlib.suppress(ConnectionResetError):
+            assert await first.read() == b""
+    assert writer is not None
+    writer.close()
+    peer.say(b"of the second\n")
+    assert await peer.transport.readline() == b"of the second\n"
