@@ -323,3 +323,24 @@ def test_of_many_answers_and_nodes_the_right_ones_are_worked_out() -> None:
     cuts = fleet.core.undo.cuts(fleet.now)
     assert [cut.request_id for cut in cuts] == ["r37"]
     assert cuts[0].in_favour_of == "urgent"
+
+
+def test_requests_of_many_kinds_get_their_turn_though_few_are_looked_at_together() -> None:
+    fleet = Fleet()
+    long_answers(fleet)
+    for number in range(6):
+        node(fleet, f"n{number}", SLOW, slots=4)
+    places: dict[str, list[str]] = {}
+    for number in range(24):
+        places.setdefault(ask(fleet, f"r{number}", priority=1, deadline_s=80_000.0), []).append(f"r{number}-1")
+    fleet.now += 3.0
+    for node_id, attempts in places.items():
+        fleet.load(node_id, in_flight=running(*attempts, output_tokens=20, has_first_token=True))
+    urgent = [f"u{number}" for number in range(6)]
+    for name in urgent:
+        assert ask(fleet, name, priority=9, context=short(400), excluded=(f"x{name}",)) == ""
+    first = [cut.in_favour_of for cut in fleet.core.undo.cuts(fleet.now)]
+    assert len(first) == 4, "no more than were looked at"
+    fleet.now += 0.1
+    then = [cut.in_favour_of for cut in fleet.core.undo.cuts(fleet.now)]
+    assert sorted(first + then) == urgent
