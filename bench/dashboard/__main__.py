@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from bench.browser import Chromium
 from bench.command import parser_of, started
 from bench.dashboard.fake_fleet import FakeFleet
 from sollol_agents.children import Child
@@ -63,7 +63,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         fake.answer()
         argv = ("sollol_agents.cli", "dashboard", "--nats", server.url, "--port", "0")
         child = await stack.enter_async_context(Child("dashboard", *argv, log_file=folder / "dashboard.log"))
-        browser = await stack.enter_async_context(_browser())
+        browser = await stack.enter_async_context(Chromium())
         group = await stack.enter_async_context(asyncio.TaskGroup())
         flow = group.create_task(fake.run())
         process = psutil.Process(child.pid)
@@ -155,21 +155,6 @@ async def cpu_ratio(process: psutil.Process, seconds: float) -> float:
     await asyncio.sleep(seconds)
     after, took = process.cpu_times(), time.perf_counter() - began
     return round((after.user + after.system - before.user - before.system) / took, 4)
-
-
-class _browser:  # noqa: N801 used as a function
-    async def __aenter__(self) -> Browser:
-        from playwright.async_api import async_playwright  # noqa: PLC0415 only here
-
-        path = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
-        self._floor = AsyncExitStack()
-        playwright = await self._floor.enter_async_context(async_playwright())
-        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        self._floor.push_async_callback(browser.close)
-        return browser
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._floor.aclose()
 
 
 def as_text(figures: dict[str, Any]) -> str:
