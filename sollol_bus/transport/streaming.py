@@ -98,7 +98,6 @@ class ReplyStream:
         self._deadline = time.monotonic() + total_s
         self._waiting: deque[Msg | SollolError] = deque()
         self._waiting_bytes = 0
-        self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._due = 0.0
@@ -240,7 +239,7 @@ class ReplyStream:
         self._due = now + max(0.0, min(limit, left))
         if self._timer is None or self._timer_at > self._due:
             self._look_at(self._due, now)
-        self._arrived = self._loop.create_future()
+        self._arrived = asyncio.get_running_loop().create_future()
         try:
             await self._arrived
         except TimeoutError:
@@ -256,7 +255,7 @@ class ReplyStream:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(at - now, self._look)
+        self._timer = asyncio.get_running_loop().call_later(at - now, self._look)
 
     def _look(self) -> None:
         self._timer = None
