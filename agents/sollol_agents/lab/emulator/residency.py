@@ -301,7 +301,7 @@ class Residency:
         loaded = runner.loaded
         if loaded.in_flight or self._runners.get(loaded.model.weights) is not runner:
             return
-        if loaded.is_leaving or loaded.expires_at <= self.now():
+        if loaded.is_leaving or loaded.expires_at <= self.now() + SHORTEST_SLEEP_S:  # the next question may be as soon
             self._unload(runner)
         elif loaded.expires_at < float("inf"):
             delay = loaded.expires_at - self.now() + SHORTEST_SLEEP_S
