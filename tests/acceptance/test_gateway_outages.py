@@ -133,7 +133,8 @@ async def test_nodes_killed_before_their_first_byte_are_not_seen(world: World, f
         }
 
         async def all_hang() -> bool:
-            return await world.hanging.in_flight() == len(paths)
+            # on a machine that stands still a node may be taken for dead, and its request is answered already
+            return await world.hanging.in_flight() + sum(task.done() for task in asking.values()) >= len(paths)
 
         await eventually(all_hang, complaint="every request hangs on its own node")
         for _, child in world.doomed.values():
