@@ -199,7 +199,7 @@ LITELLM := build/litellm
 
 $(LITELLM)/.installed:
 	$(PYTHON) -m venv $(LITELLM)
-	$(LITELLM)/bin/python -m pip install --quiet --disable-pip-version-check 'litellm[proxy]'
+	$(LITELLM)/bin/python -m pip install --quiet --disable-pip-version-check 'litellm[proxy]' sglang-router
 	@touch $@
 
 .PHONY: bench-validation
@@ -210,8 +210,8 @@ bench-validation: $(INSTALLED) ## Validates the real system against a real nginx
 	$(PY) -m bench.validation.plots bench/results/validation.json bench/results/validation-curves.json
 
 .PHONY: bench-gateway
-bench-gateway: $(INSTALLED) $(LITELLM)/.installed ## Measures what the HTTP gateway adds, against a direct call and LiteLLM's proxy.
-	$(PY) -m bench.gateway --litellm $(LITELLM)/bin/litellm --out bench/results/gateway.json
+bench-gateway: $(INSTALLED) $(LITELLM)/.installed ## Measures what the HTTP gateway adds, against a direct call, LiteLLM's proxy, sglang-router and, where installed, nginx and haproxy.
+	$(PY) -m bench.gateway --litellm $(LITELLM)/bin/litellm --sglang-router $(LITELLM)/bin/sglang-router --out bench/results/gateway.json
 
 .PHONY: schemas
 schemas: $(INSTALLED) ## Renews schemas/json, schemas/asyncapi.yaml and the generated tables in the documents.

@@ -6,10 +6,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import msgspec
+
+MODEL: Final = "bench"
+CHAT: Final = "/v1/chat/completions"
+GENERATE: Final = "/api/generate"
+_BODIES: Final = {
+    CHAT: {"model": MODEL, "messages": [{"role": "user", "content": "count 0"}], "max_tokens": 1, "stream": True},
+    GENERATE: {"model": MODEL, "prompt": "count 0", "options": {"num_predict": 1}},
+}
 
 
 class _Stamp(msgspec.Struct):
@@ -17,6 +25,11 @@ class _Stamp(msgspec.Struct):
 
 
 _stamp = msgspec.json.Decoder(_Stamp)
+
+
+def body_for(path: str) -> bytes:
+    """A request that makes one token, as a stream."""
+    return msgspec.json.encode(_BODIES[path])
 
 
 class Caller:
