@@ -59,6 +59,14 @@ class _Answer(msgspec.Struct):
     error: _ApiError | None = None
 
 
+class _Stored(_Answer):
+    """An ack or a refusal, whichever it is: every write waits for one."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+
+
 class PubAck(msgspec.Struct, frozen=True):
     """JetStream's promise that it stored a message."""
 
@@ -104,8 +112,12 @@ def ack_of(reply: Msg | BusError) -> PubAck:
     """
     if isinstance(reply, BusError):
         raise reply
-    _raise_refusal(reply.data)
-    return decode(reply.data, PubAck)
+    told = decode(reply.data, _Stored)
+    if told.error is not None:
+        raise _refused(told.error)
+    if not told.stream or not told.seq:
+        return decode(reply.data, PubAck)  # which says what it lacks
+    return PubAck(told.stream, told.seq, told.duplicate)
 
 
 def refusal(err_code: int, description: str) -> bytes:
@@ -117,4 +129,8 @@ def refusal(err_code: int, description: str) -> bytes:
 def _raise_refusal(data: bytes) -> None:
     error = decode(data, _Answer).error
     if error is not None:
-        raise JetStreamRefused(err_code=error.err_code, description=error.description)
+        raise _refused(error)
+
+
+def _refused(error: _ApiError) -> JetStreamRefused:
+    return JetStreamRefused(err_code=error.err_code, description=error.description)

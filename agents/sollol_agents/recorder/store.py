@@ -144,9 +144,7 @@ class Store:
         if await asyncio.to_thread(_identity_of, self.path) != self._identity:
             raise StoreReplaced(f"{self.path} was deleted or exchanged")
         try:
-            await self.transact(
-                *((sql, [row.columns for row in rows if row.table is table]) for table, sql in _WRITE.items())
-            )
+            await self.transact(*_statements(rows))
         except sqlite3.DatabaseError as error:
             if _is_damage(error):
                 raise StoreBroken(f"{self.path}: {error}") from error
@@ -212,6 +210,14 @@ class Store:
                 with contextlib.suppress(sqlite3.Error):
                     await self._connection.execute("ROLLBACK")
                 raise
+
+
+def _statements(rows: Sequence[Row]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """How rows are written: a statement for each table that has some, because each is a turn of another thread."""
+    by_table: dict[Table, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_table.setdefault(row.table, []).append(row.columns)
+    return [(sql, by_table[table]) for table, sql in _WRITE.items() if table in by_table]
 
 
 async def open_store(path: Path) -> Store:
