@@ -1,6 +1,6 @@
 """Measures what the bus adds to a request.
 
-    python -m bench.overhead [--members | --readiness] [--json] [--quick] [--out FILE]
+    python -m bench.overhead [--members | --readiness | --embeddings] [--json] [--quick] [--out FILE]
 
 The engine is the emulated one without any delay; every actor is a process; the caller is this process.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from bench.command import parser_of, started
-from bench.overhead import measures, members, readiness
+from bench.overhead import embeddings, measures, members, readiness
 from bench.processes import Process, fleet, instant_engine, launch, running
 from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
@@ -38,7 +38,10 @@ def main() -> int:
     parser = parser_of("bench.overhead", __doc__)
     parser.add_argument("--members", action="store_true", help="compare an open bus with one that knows its members")
     parser.add_argument("--readiness", action="store_true", help="compare answers that could go on with others")
+    parser.add_argument("--embeddings", action="store_true", help="measure embeddings of small texts")
     arguments = parser.parse_args()
+    if arguments.embeddings:
+        return started(parser, embeddings.measure, embeddings.as_text)
     if arguments.members:
         return started(parser, members.measure, members.as_text)
     if arguments.readiness:
