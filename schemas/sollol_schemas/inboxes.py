@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from sollol_schemas.ids import is_bus_id
 
 CLIENT_INBOX_PREFIXES: Final = ("_INBOX.", "_INBOX_cli.")
 """What callers' inboxes begin with; where nobody is known by name, also with a prefix of their own, `_INBOX_mine`."""
-_UNFIT: Final = re.compile(r"[*> \t\r\n]|\.\.|\.\Z")
+_MOST_CHARACTERS: Final = 256
 CONTROL_INBOX_PREFIX: Final = "_INBOX_ctl"
 CLIENT_INBOX_PREFIX: Final = "_INBOX_cli"
 """Also a gateway's and a dashboard's: they are of the control role, but take tokens as a client does."""
@@ -47,7 +46,19 @@ def is_client_inbox(subject: str) -> bool:
 
 
 def _is_concrete(subject: str) -> bool:
-    return subject.isascii() and len(subject) <= 256 and _UNFIT.search(subject) is None
+    """Whether it has no wildcard and can stand on the wire; a pattern takes ten times as long, five times a request."""
+    return (
+        subject.isascii()
+        and len(subject) <= _MOST_CHARACTERS
+        and ".." not in subject
+        and subject[-1:] != "."
+        and "*" not in subject
+        and ">" not in subject
+        and " " not in subject
+        and "\t" not in subject
+        and "\r" not in subject
+        and "\n" not in subject
+    )
 
 
 def is_callback_subject(subject: str) -> bool:

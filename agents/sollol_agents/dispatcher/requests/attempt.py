@@ -71,14 +71,18 @@ class Attempt:
         "_pace",
         "_subscription",
         "_timer",
+        "attempt_id",
         "fence",
         "granted",
         "is_accepted",
+        "node_id",
     )
 
     def __init__(self, bus: Bus, granted: Granted, pace: Pace, on_report: OnReport, on_state: OnState) -> None:
         self._bus = bus
         self.granted = granted
+        self.attempt_id = granted.decision.attempt_id
+        self.node_id = granted.decision.node_id
         self._pace = pace
         self._on_report = on_report
         self._on_state = on_state
@@ -88,16 +92,6 @@ class Attempt:
         """The inbox for which the node has no leave yet; empty: it has, or needs none."""
         self.fence = AttemptFence(GO_S)
         self.is_accepted = False
-
-    @property
-    def attempt_id(self) -> str:
-        """Its id."""
-        return self.granted.decision.attempt_id
-
-    @property
-    def node_id(self) -> str:
-        """The node it runs on."""
-        return self.granted.decision.node_id
 
     def start(self, request: Request, deadline_s: float, leaves: Leaves) -> None:
         """Subscribes to its reports and sends the exec, in this order."""
