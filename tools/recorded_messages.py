@@ -188,6 +188,8 @@ def name_of(kind: str, subject: str, headers: dict[str, str], data: str) -> str:
             name = "AnswerPart"
         case "ControlReply" if '"type":"control.reply.v1"' not in data:
             name = "PullProgress"
+        case "StartAnswer" if '"go":' not in data:  # to the report of an end, by JetStream
+            name = _STORED
         case "Job" if ".letter." in subject:
             name = "DeadLetter"
         case "Job":

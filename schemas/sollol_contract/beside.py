@@ -132,6 +132,7 @@ _CONTROLLED: Final = ("ControlReply", "PullProgress", "StreamEnd", "Error")
 REPLIES: Final = {
     subjects.ADMIN_NODE.all: _CONTROLLED,
     subjects.NODE_CONTROL.all: _CONTROLLED,
+    subjects.ATTEMPT.all: ("StartAnswer", "PubAck"),
     subjects.JOB_SUBMIT.all: ("PubAck",),
     subjects.JOB_GET: ("JobReply", "AnswerPart", "StreamEnd", "Error"),
 }
