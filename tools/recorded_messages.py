@@ -180,10 +180,8 @@ def name_of(kind: str, subject: str, headers: dict[str, str], data: str) -> str:
     match kind:
         case _ if not kind or not data:
             name = "Empty"
-        case "engine" if is_reply:
-            name = "EngineChunk"
         case "engine":
-            name = "ForwardedBody" if subject.endswith(".exec") else "EngineRequest"
+            name = "EngineChunk" if is_reply else "ForwardedBody" if subject.endswith(".exec") else "EngineRequest"
         case "JobReply" if '"type":"job.reply.v1"' not in data:
             name = "AnswerPart"
         case "ControlReply" if '"type":"control.reply.v1"' not in data:

@@ -110,6 +110,7 @@ class Attempt:
         if request.via:
             headers[h.VIA] = request.via
         self._bus.publish(subjects.NODE_EXEC.of(self.node_id), sent.payload, reply=subject, headers=headers)
+        self._bus.hasten()
         self._check_again()
 
     def cancel(self, reason: str) -> None:

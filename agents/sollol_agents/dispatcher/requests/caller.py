@@ -20,6 +20,10 @@ NEWS_AFTER_S = 0.05
 """A request that is quicker needs no watching."""
 
 
+def _over() -> None:
+    """The request has ended."""
+
+
 class Caller:
     """Tells the caller of one request, and hears from the server when nobody listens to its news any more.
 
@@ -68,9 +72,11 @@ class Caller:
             )
 
     def close(self) -> None:
-        """Tells no more."""
+        """Tells no more, and keeps nothing of the request, which else only the collector of garbage would free."""
+        self._on_gone = _over
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if self._refusals is not None:
             self._refusals.close()
 

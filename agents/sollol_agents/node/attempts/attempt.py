@@ -335,6 +335,7 @@ class Attempt:
         self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self.permission.close()
         self._interest.close()
         self._finish_figures()

@@ -50,6 +50,7 @@ class Interest:
         """Looks no more."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _look(self) -> None:
         speaker = self._speaker

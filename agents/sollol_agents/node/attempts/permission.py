@@ -24,6 +24,10 @@ _SETTLING_S: Final = 0.1
 """Within seconds of a reconnect, a question that met nobody is asked again after so long."""
 
 
+def _over() -> None:
+    """The attempt has ended."""
+
+
 class Permission:
     """What one attempt may do with its first chunk.
 
@@ -59,6 +63,7 @@ class Permission:
         )
         self.fence.accepted_sent(steady_s())
         self._withdraw = self._bus.ask(self._subject, encode(message), self._on_accepted, timeout_s=self._go_s)
+        self._bus.hasten()
 
     async def wait(self) -> None:
         """Returns when the first chunk may be published.
@@ -81,9 +86,11 @@ class Permission:
                     await self._changed.wait()
 
     def close(self) -> None:
-        """Asks nothing more."""
+        """Asks nothing more, and keeps nothing of the attempt, which else only the collector of garbage would free."""
         if self._withdraw is not None:
             self._withdraw()
+            self._withdraw = None
+        self._on_refused = _over
 
     def _ask_start(self) -> None:
         self.fence.start_sent()

@@ -43,6 +43,7 @@ class Workers(Generic[T]):
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         while True:
             await self._serve(item)
+            del item  # what was served may be large, and the next thing far
             if (task is not None and task.cancelling()) or len(self._idle) >= _IDLE_MAX:
                 return
             waiting: asyncio.Future[T] = loop.create_future()
