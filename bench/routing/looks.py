@@ -148,7 +148,8 @@ def _play(setting: Setting) -> tuple[list[float], list[float]]:
     for _ in range(_ROUNDS):
         bench.now += _AFTER_S
         outcome = bench.end_one()
-        bench.core.on_outcome(outcome, bench.now)
+        effects = bench.core.on_outcome(outcome, bench.now)
+        bench.running += [e for e in effects if isinstance(e, Granted)]
         undo.cuts(bench.now)
         bench.ask(_URGENT)
     return looks, held

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench.routing import looks
 from bench.routing.engine import Job, Machine
 from bench.routing.fleets import FLEETS, G16, MODELS
 from bench.routing.policies.planned import planner_config
@@ -111,3 +112,10 @@ def test_what_broke_goes_on_at_its_real_price_and_an_error_says_nothing() -> Non
     assert all(0 < r.said_tokens < r.output_tokens for r in resumed)
     assert all(r.said_tokens == 0 for r in requests if f"r{r.number}" not in policy.resumed)
     assert all(r.latency_s is not None for r in requests)
+
+
+def test_looks_at_running_answers_are_measured_to_the_end() -> None:
+    figures = looks.measure(looks.Setting(4, 2, 10))
+    assert figures["slots"] == 24
+    assert figures["look_ms"]["asked"] > 0  # type: ignore[index]
+    assert figures["holds_ms"]["asked"] > 0  # type: ignore[index]
