@@ -164,11 +164,9 @@ class EngineHttp:
         Raises:
             SollolError: On entering: the engine cannot be reached, refused, or broke its protocol.
         """
-        head = self._head(method, path)
+        head = self._head(method, path, VIA.get())
         if trace := TRACEPARENT.get():
             head += b"traceparent: %b\r\n" % trace.encode()
-        if via := header_of(*filter(None, (VIA.get(), self._mark))):
-            head += b"%b: %b\r\n" % (h.VIA.encode(), via.encode())
         usual: Refuse = lambda status, text, kind: refusal(status, text, model, kind, path)  # noqa: E731 one expression
         if body is None:
             return _Exchange(self._pool, head + b"\r\n", b"", refuse or usual)
@@ -207,7 +205,7 @@ class EngineHttp:
             SollolError: As `open`.
         """
         kind = b"Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        connection = await self._pool.upload(self._head("POST", path) + kind, pieces)
+        connection = await self._pool.upload(self._head("POST", path, "") + kind, pieces)
         try:
             text = await HttpAnswer(connection).read(_MAX_ERROR_BYTES)
             if 200 <= connection.status < 300:
@@ -225,10 +223,12 @@ class EngineHttp:
         body = msgspec.json.encode(value)
         return decoded(await self.call("POST", path, body, timeout_s=timeout_s, model=model), kind, path)
 
-    def _make_head(self, method: str, path: str) -> bytes:
+    def _make_head(self, method: str, path: str, came_by: str) -> bytes:
         if not _PATH.fullmatch(path):
             raise engine_error(ErrorCode.BAD_REQUEST, f"{path[:80]!r} is not a path")
-        return b"%b %b%b%b" % (method.encode(), self._prefix, path.encode(), self._common)
+        head = b"%b %b%b%b" % (method.encode(), self._prefix, path.encode(), self._common)
+        via = header_of(*filter(None, (came_by, self._mark)))
+        return head + b"%b: %b\r\n" % (h.VIA.encode(), via.encode()) if via else head
 
     async def aclose(self) -> None:
         """Closes every connection."""
