@@ -59,6 +59,24 @@ async def test_everything_is_delivered_in_order_and_gone_after_its_ack(bus: Bus)
     await eventually(is_empty)
 
 
+async def test_a_durable_that_is_there_hears_of_other_subjects_once_somebody_wants_them(bus: Bus) -> None:
+    await ensure_stream(bus, StreamSpec(name="E", subjects=("e.>",)))
+    seen: list[str] = []
+
+    def handle(delivery: Delivery) -> None:
+        seen.append(delivery.subject)
+        delivery.ack()
+
+    for n, wanted in enumerate((("e.old", "e.both"), ("e.both", "e.new"))):
+        spec = ConsumerSpec(stream="E", durable="d", filter_subjects=wanted)
+        async with running(PullConsumer(bus, spec, handle)):
+            for subject in ("e.old", "e.new", "e.both"):
+                await publish_acked(bus, subject, b"")
+            await eventually(lambda n=n: seen.count("e.both") == n + 1)
+    assert seen.count("e.old") == 1
+    assert "e.new" in seen
+
+
 async def test_no_more_than_the_window_is_in_hand(bus: Bus) -> None:
     held: list[Delivery] = []
     await store(bus, 50)
