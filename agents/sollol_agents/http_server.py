@@ -130,11 +130,13 @@ class Connection(HttpToolsProtocol):
         """The end of a request's head."""
         self._cancel_head_timer()
         self._is_in_head = self._has_only_head = self._has_begun = False
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        size, hosts = len(self.url), 0
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            hosts += name == b"host"
         if size > self.limits.head_bytes:
             self._refuse(431, "the request's head is too large")
             return
-        hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
             self._refuse(400, "400 Bad Request: too many Host headers" if hosts else _NO_HOST)
             return

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.http_server import HttpServer
+from sollol_agents.http_server import ClientLimits, HttpServer
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.listening import listen
 from sollol_bus.errors import ConfigError
@@ -69,6 +69,23 @@ async def test_a_request_has_one_host_and_any_method(request_: bytes, begins: by
     finally:
         await server.close()
     assert (answer.startswith(begins), answer.endswith(ends)) == (True, True), answer
+
+
+@pytest.mark.parametrize("is_behind_an_answer", [False, True], ids=["the first one", "one behind an answer"])
+async def test_a_head_that_does_not_come_to_its_end_is_refused(is_behind_an_answer: bool) -> None:
+    server = HttpServer(tell_method, "127.0.0.1", 0, remedy="", limits=ClientLimits(head_timeout_s=0.2))
+    await server.start()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+        if is_behind_an_answer:
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await asyncio.wait_for(reader.readuntil(b"GET"), 5)).startswith(b"HTTP/1.1 200")
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nX-")
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    finally:
+        await server.close()
+    assert answer.startswith(b"HTTP/1.1 408"), answer
 
 
 @pytest.mark.shutdown
