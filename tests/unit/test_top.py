@@ -280,13 +280,13 @@ def test_the_fleet_is_sorted_by_what_matters(order: str, names: str) -> None:
 
 
 async def test_keys_sort_the_fleet_and_explain_themselves(textual: ModuleType, view: FleetView) -> None:
-    from textual.widgets import DataTable
+    from sollol_agents.top.rows import Rows
 
     app = textual.TopApp(Recorded(), view)
     async with app.run_test(size=(80, 24)) as pilot:
         view.on_telemetry(telemetry("b", slots=2, in_flight=running("x"), seq=9), time.monotonic())
         await pilot.press("s", "s")
-        assert [key.value for key in app.query_one("#nodes", DataTable).rows] == ["b", "a"]
+        assert [key for key, _ in app.query_one("#nodes", Rows).content] == ["b", "a"]
         await pilot.press("question_mark")
         assert type(app.screen).__name__ == "Explanation"
         await pilot.press("escape")
@@ -294,32 +294,14 @@ async def test_keys_sort_the_fleet_and_explain_themselves(textual: ModuleType, v
 
 
 async def test_a_table_that_is_not_seen_is_not_drawn(textual: ModuleType, view: FleetView) -> None:
-    from textual.widgets import DataTable
+    from sollol_agents.top.rows import Rows
 
     app = textual.TopApp(Recorded(), view)
     async with app.run_test(size=(80, 24)) as pilot:
-        assert app.query_one("#attempts", DataTable).row_count == 0
+        assert len(app.query_one("#attempts", Rows).content) == 0
         await pilot.press("3")
         await pilot.pause()
-        assert app.query_one("#attempts", DataTable).row_count == 1
-
-
-async def test_only_what_changed_in_a_row_is_drawn_anew(
-    textual: ModuleType, view: FleetView, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from textual.widgets import DataTable
-
-    app = textual.TopApp(Recorded(), view)
-    async with app.run_test(size=(80, 24)) as pilot:
-        table = app.query_one("#nodes", DataTable)
-        drawn = [str(cell) for cell in table.get_row("b")]
-        monkeypatch.setattr(DataTable, "clear", None)  # the whole table must not be made anew
-        view.on_telemetry(telemetry("b", slots=2, gpus=(gpu(),), in_flight=running("x"), seq=9), time.monotonic())
-        app._draw()
-        await pilot.pause()
-        renewed = [str(cell) for cell in table.get_row("b")]
-    assert renewed != drawn
-    assert renewed[0] == drawn[0]
+        assert len(app.query_one("#attempts", Rows).content) == 1
 
 
 async def test_a_screen_that_is_not_composed_is_not_drawn_on(textual: ModuleType, view: FleetView) -> None:
@@ -334,23 +316,23 @@ async def test_a_screen_that_is_not_composed_is_not_drawn_on(textual: ModuleType
 async def test_the_cursor_stays_on_its_node_while_others_come_and_the_width_changes(
     textual: ModuleType, view: FleetView
 ) -> None:
-    from textual.widgets import DataTable
+    from sollol_agents.top.rows import Rows
 
     app = textual.TopApp(Recorded(), view)
     async with app.run_test(size=(80, 24)) as pilot:
-        table = app.query_one("#nodes", DataTable)
+        table = app.query_one("#nodes", Rows)
         narrow = len(table.columns)
         await pilot.press("down")
         view.on_telemetry(telemetry("aa", slots=2, gpus=(gpu(),)), time.monotonic())
         view.on_node(NodeEvent(node_id="aa", state=NodeState.UP), time.monotonic(), 2.0)
         app._draw()
-        assert [key.value for key in table.rows] == ["a", "aa", "b"]
-        assert app._chosen(table) == "b"
+        assert [key for key, _ in table.content] == ["a", "aa", "b"]
+        assert table.chosen == "b"
         assert "aa is up" in str(app.query_one("#notice").render())
         await pilot.resize_terminal(140, 40)
         await pilot.pause()
         assert len(table.columns) > narrow
-        assert app._chosen(table) == "b"
+        assert table.chosen == "b"
         await pilot.resize_terminal(40, 12)
         await pilot.pause()
         assert len(table.columns) == narrow

@@ -165,6 +165,10 @@ class Timeline:
         """The slots that changed after `since`, oldest first."""
         return [slot.point() for _, slot in sorted(self._slots.items()) if slot.changed > since]
 
+    def depths(self) -> list[int]:
+        """Most requests that waited, by slot, oldest first."""
+        return [slot.queued for _, slot in sorted(self._slots.items())]
+
     def summary(self, at: float) -> Summary:
         """The last minute that ends at `at`."""
         first = int((at - SUMMARY_S) // SLOT_S) + 1

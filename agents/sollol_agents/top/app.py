@@ -10,13 +10,13 @@ from rich.text import Text
 from textual import events, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.coordinate import Coordinate
-from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent, TabPane
+from textual.widgets import Footer, Sparkline, Static, TabbedContent, TabPane
 
 from sollol_agents.fleet_view.decisions import DecisionRow
 from sollol_agents.fleet_view.node_rows import NodeRow
 from sollol_agents.fleet_view.view import FleetView
 from sollol_agents.top import tables
+from sollol_agents.top.rows import Rows
 from sollol_agents.top.screens import Confirm, Explanation
 from sollol_bus.errors import SollolError
 from sollol_bus.observe.harmless import in_line
@@ -24,9 +24,6 @@ from sollol_bus.transport.clock import wall_s
 from sollol_schemas.queries import WhyReply
 
 T = TypeVar("T")
-Content = list[tuple[str, list[tables.Cell]]]
-"""Rows with their keys."""
-
 DRAW_EVERY_S: Final = 0.5
 DECISIONS_EVERY_S: Final = 0.9
 """Each new decision moves all the others: a whole screen to draw."""
@@ -64,7 +61,6 @@ class TopApp(App[None]):
     #notice { height: 1; color: $text-muted; padding: 0 1; }
     TabbedContent { height: 1fr; }
     TabPane { padding: 0; height: 1fr; }
-    DataTable { height: 1fr; }
     #waiting { height: 1; padding: 0 1; }
     Sparkline { height: 3; margin: 0 1; }
     Confirm, Explanation { align: center middle; }
@@ -82,7 +78,7 @@ class TopApp(App[None]):
         Binding("d", "drain", "Drain"),
         Binding("u", "undrain", "Undrain", show=False),
         Binding("b", "breaker", "Breaker"),
-        Binding("enter", "explain", "Why", priority=False),
+        Binding("enter", "explain", "Why", show=False),
         Binding("s", "sort", "Sort"),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("q", "quit", "Quit"),
@@ -98,20 +94,22 @@ class TopApp(App[None]):
         self._drawn_version = 0
         self._decisions_at = 0.0
         self._order = 0
-        self._shown: dict[str, tuple[list[tables.Column], Content]] = {}
+        self._cells: dict[str, dict[str, tuple[object, list[tables.Cell]]]] = {}
+        """Of each table that was drawn, by the key of its rows: what was known, and what was made of it."""
+        self._written: dict[str, tuple[str, str]] = {}
 
     def compose(self) -> ComposeResult:
         """One line about the fleet, the three views, what happened last, the keys."""
         yield Static(id="head", markup=False)
         with TabbedContent(initial="fleet"):
             with TabPane("Fleet", id="fleet"):
-                yield DataTable(id="nodes", cursor_type="row", zebra_stripes=True)
+                yield Rows(id="nodes")
             with TabPane("Queue", id="queue"):
                 yield Static(id="waiting", markup=False)
                 yield Sparkline([0], id="depth")
-                yield DataTable(id="priorities", cursor_type="none")
+                yield Rows(id="priorities", has_cursor=False)
             with TabPane("Decisions", id="decisions"):
-                yield DataTable(id="attempts", cursor_type="row", zebra_stripes=True)
+                yield Rows(id="attempts")
         yield Static(id="notice", markup=False)
         yield Footer()
 
@@ -135,14 +133,12 @@ class TopApp(App[None]):
         view.tick(now, at)
         self._learn()
         head = tables.head_line(view.head(now, at), self.size.width - 2)
-        self.query_one("#head", Static).update(Text(in_line(head.text), style=head.colour))
+        self._write("#head", in_line(head.text), head.colour)
         self._draw_active(at)
         notices = view.notices.changes(0)
         if notices:
             last = notices[-1]
-            self.query_one("#notice", Static).update(
-                f"{time.strftime('%H:%M:%S', time.localtime(last.at))} {in_line(last.text)}"
-            )
+            self._write("#notice", f"{time.strftime('%H:%M:%S', time.localtime(last.at))} {in_line(last.text)}")
 
     def _draw_active(self, at: float) -> None:
         """Fills the table that is seen; the others cost nothing until they are."""
@@ -152,16 +148,10 @@ class TopApp(App[None]):
                 self._draw_table("#nodes", tables.FLEET, rows, tables.fleet_row)
             case "queue":
                 self._draw_queue(at)
-            case _ if time.monotonic() - self._decisions_at >= DECISIONS_EVERY_S or "#attempts" not in self._shown:
+            case _ if time.monotonic() - self._decisions_at >= DECISIONS_EVERY_S or "#attempts" not in self._cells:
                 self._decisions_at = time.monotonic()
                 latest = sorted(self._attempts.items(), key=lambda item: item[1].at, reverse=True)
-                self._draw_table("#attempts", tables.DECISIONS, latest[: self._decisions_seen()], tables.decision_row)
-
-    def _decisions_seen(self) -> int:
-        """As many rows as the terminal has, until somebody scrolls: the others are not worth their cost."""
-        table = self.query_one("#attempts", DataTable)
-        is_at_top = table.scroll_y == 0 and table.cursor_row < self.size.height // 2
-        return min(self.size.height, _DECISIONS_SHOWN) if is_at_top else _DECISIONS_SHOWN
+                self._draw_table("#attempts", tables.DECISIONS, latest[:_DECISIONS_SHOWN], tables.decision_row)
 
     def _learn(self) -> None:
         """Takes over what changed since the last time."""
@@ -178,9 +168,11 @@ class TopApp(App[None]):
     def _draw_queue(self, at: float) -> None:
         view = self._view
         jobs = view.jobs.view()
-        self.query_one("#waiting", Static).update(tables.queue_line(view.timeline.queued, jobs))
-        depths = [float(point.queued) for point in view.timeline.changes(0)]
-        self.query_one("#depth", Sparkline).data = depths or [0.0]
+        self._write("#waiting", tables.queue_line(view.timeline.queued, jobs))
+        depths = [float(queued) for queued in view.timeline.depths()] or [0.0]
+        curve = self.query_one("#depth", Sparkline)
+        if curve.data != depths:
+            curve.data = depths
         rows = [(row[0].text, row) for row in tables.queue_rows(view.timeline.summary(at).waits, jobs)]
         self._draw_table("#priorities", tables.QUEUE, rows, lambda row, _columns: row)
 
@@ -191,35 +183,20 @@ class TopApp(App[None]):
         rows: Sequence[tuple[str, T]],
         cells_of: Callable[[T, list[tables.Column]], list[tables.Cell]],
     ) -> None:
-        """Fills a table anew when something in it changed; the cursor stays on its row."""
-        shown = tables.fitting(columns, self.size.width)
-        content = [(key, cells_of(row, shown)) for key, row in rows]
-        before = self._shown.get(name)
-        if before == (shown, content):
-            return
-        self._shown[name] = (shown, content)
-        table = self.query_one(name, DataTable)
-        if before is not None and before[0] == shown and [k for k, _ in before[1]] == [k for k, _ in content]:
-            _renew(table, before[1], content)
-            return
-        chosen, top = self._chosen(table), table.scroll_y
-        table.clear(columns=True)
-        for column in shown:
-            heading = column.name.rjust(column.width) if column.is_right else column.name
-            table.add_column(heading, width=column.width)
-        for key, cells in content:
-            table.add_row(*map(_drawn, cells), key=key)
-        keys = [key for key, _ in content]
-        if chosen in keys and table.cursor_type == "row":
-            table.move_cursor(row=keys.index(chosen), scroll=False)
-            table.scroll_to(y=top, animate=False)
+        """Shows these rows; the cells of those that are the same as before are not made again."""
+        table, shown = self.query_one(name, Rows), tables.fitting(columns, self.size.width)
+        before = self._cells.get(name, {}) if table.columns == shown else {}
+        cells = self._cells[name] = {}
+        for key, row in rows:
+            known = before.get(key)
+            cells[key] = known if known is not None and known[0] is row else (row, cells_of(row, shown))
+        table.show(shown, [(key, made) for key, (_, made) in cells.items()])
 
-    @staticmethod
-    def _chosen(table: DataTable[Text]) -> str | None:
-        """The key of the row under the cursor."""
-        if not table.is_valid_row_index(table.cursor_row):
-            return None
-        return table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
+    def _write(self, name: str, text: str, colour: str = "") -> None:
+        """Shows a line of text; what is around it need not be laid out anew."""
+        if self._written.get(name) != (text, colour):
+            self._written[name] = (text, colour)
+            self.query_one(name, Static).update(Text(text, style=colour), layout=False)
 
     # -- keys ---------------------------------------------------------------------------------------------
 
@@ -230,14 +207,14 @@ class TopApp(App[None]):
         self.query_one(table).focus()
         self.call_after_refresh(self._draw)
 
-    def on_data_table_row_selected(self, _event: DataTable.RowSelected) -> None:
-        """Enter on a row explains it."""
+    def on_rows_selected(self, _event: Rows.Selected) -> None:
+        """A click on the chosen row explains it."""
         self.action_explain()
 
     def action_explain(self) -> None:
         """Explains what is under the cursor."""
         if self._active == "decisions":
-            row = self._attempts.get(self._chosen(self.query_one("#attempts", DataTable)) or "")
+            row = self._attempts.get(self.query_one("#attempts", Rows).chosen or "")
             if row is not None:
                 self._explain_request(row.request_id)
         elif (node := self._node()) is not None:
@@ -279,7 +256,7 @@ class TopApp(App[None]):
         if self._active != "fleet":
             self.notify("choose a node in the fleet first (key 1)", severity="warning")
             return None
-        return self._machines.get(self._chosen(self.query_one("#nodes", DataTable)) or "")
+        return self._machines.get(self.query_one("#nodes", Rows).chosen or "")
 
     @work
     async def _operate(self, question: str, node_id: str, operation: Callable[[str], Awaitable[object]]) -> None:
@@ -300,18 +277,6 @@ class TopApp(App[None]):
             self.notify(error.message, severity="error", timeout=10)
         else:
             self.push_screen(Explanation(f"Request {request_id}", lines))
-
-
-def _drawn(cell: tables.Cell) -> Text:
-    return Text(in_line(cell.text), style=cell.colour)
-
-
-def _renew(table: DataTable[Text], before: Content, content: Content) -> None:
-    """Draws the cells that changed, where the rows are the same: a whole table costs many times as much."""
-    for row, ((_, old), (_, new)) in enumerate(zip(before, content, strict=True)):
-        for column, (was, cell) in enumerate(zip(old, new, strict=True)):
-            if was != cell:
-                table.update_cell_at(Coordinate(row, column), _drawn(cell))
 
 
 def _about(node: NodeRow) -> list[str]:

@@ -15,7 +15,7 @@ from sollol_agents.fleet_view.view import Head
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.queries import WhyReply
 
-_PADDING: Final = 2
+PADDING: Final = 2
 """A column's own, left and right together."""
 _MIB_PER_GIB: Final = 1024
 _DOTS_MAX: Final = 6
@@ -101,7 +101,7 @@ QUEUE: Final = (
 def fitting(columns: tuple[Column, ...], width: int) -> list[Column]:
     """The columns that a terminal of `width` shows, the last one as wide as there is room unless it is of numbers."""
     shown = [column for column in columns if column.from_width <= width]
-    left = width - sum(column.width + _PADDING for column in shown[:-1]) - _PADDING - 1
+    left = width - sum(column.width + PADDING for column in shown[:-1]) - PADDING - 1
     last = shown[-1]
     if last.is_right:
         return shown
