@@ -379,3 +379,4 @@ class Scorer(Actor[ScorerConfig]):
             self._spans.answered(answer)
         if reply:
             self.bus.publish(reply, encode(answer))
+            self.bus.hasten()  # a dispatcher waits for it: what is told and learnt besides can come after

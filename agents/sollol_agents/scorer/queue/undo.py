@@ -192,7 +192,8 @@ class Undo:
 
     def _rebalanced(self, now: float) -> list[Cut]:
         """Moves to slots that nobody waits for, the answers with most left first."""
-        if not any(len(n.attempts) < n.slots for n in self._fleet.nodes.values()):
+        nodes = self._fleet.nodes.values()
+        if len(nodes) < 2 or not any(len(n.attempts) < n.slots for n in nodes):
             return []
         planned = Replan(self._planner, now)
         found: list[Cut] = []
