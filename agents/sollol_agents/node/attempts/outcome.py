@@ -23,6 +23,7 @@ def figures_of(
     last_at: float | None,
     output_chunks: int,
     now: float,
+    load_s: float = 0.0,
     **more: Any,  # noqa: ANN401 fields by name
 ) -> Figures:
     """The figures of an attempt: the engine's own where it tells them, the node's clock elsewhere.
@@ -35,7 +36,8 @@ def figures_of(
         last_at: When its last one came.
         output_chunks: How many came, each about one token.
         now: For an attempt that never got a chunk.
-        **more: Further fields; the load is in addition to the engine's.
+        load_s: Of the node's own load before it.
+        **more: Further fields.
     """
     decode_s, prompt_s = told.decode_s, told.prompt_s
     output_tokens = output_chunks or None if told.output_tokens is None else told.output_tokens
@@ -51,7 +53,8 @@ def figures_of(
         output_tokens=output_tokens,
         prompt_s=prompt_s,
         decode_s=decode_s,
-        **more | {"load_s": told.load_s + more.get("load_s", 0.0)},
+        load_s=told.load_s + load_s,
+        **more,
     )
 
 

@@ -54,10 +54,10 @@ class Shares:
 
     def since(self, mark: Mark, now: float) -> Share:
         """The share of an attempt that has run since the mark."""
-        end = self.mark(now)
-        busy_s = max(0.0, end.busy_s - mark.busy_s)
-        is_metered = end.metered_s - mark.metered_s >= (1.0 - _UNKNOWN_RATIO) * busy_s and self._watts is not None
-        return Share(busy_s, max(0.0, end.energy_j - mark.energy_j) if is_metered else None)
+        self._advance(now)
+        busy_s = max(0.0, self._busy_s - mark.busy_s)
+        is_known = self._watts is not None and self._metered_s - mark.metered_s >= (1.0 - _UNKNOWN_RATIO) * busy_s
+        return Share(busy_s, max(0.0, self._energy_j - mark.energy_j) if is_known else None)
 
     def _advance(self, now: float) -> None:
         elapsed_s, self._at = max(0.0, now - self._at), max(self._at, now)
