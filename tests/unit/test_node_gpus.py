@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sollol_agents.node.config import NodeConfig
+from sollol_agents.node.machine import sampler
 from sollol_agents.node.machine.gpu import (
     AmdProbe,
     FixedGpus,
@@ -18,7 +19,7 @@ from sollol_agents.node.machine.gpu import (
     find_gpus,
     with_shared_memory,
 )
-from sollol_agents.node.machine.host import HostSample
+from sollol_agents.node.machine.host import HostSample, sample_host
 from sollol_agents.node.machine.sampler import Machine
 from sollol_agents.scorer.fleet.residency import budget_of
 from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, LoadedModel, Telemetry
@@ -187,11 +188,12 @@ async def test_the_engines_own_word_is_evidence_of_a_gpu() -> None:
     await machine.close()
 
 
-class HangingDriver(FixedGpus):
+class HangingDriver:
     """A driver that answers once and then no more."""
 
+    problem = ""
+
     def __init__(self) -> None:
-        super().__init__((Gpu(index=0, name="Card", memory_total_mib=1.0),))
         self.looks = 0
         self.is_let_go = threading.Event()
 
@@ -199,7 +201,10 @@ class HangingDriver(FixedGpus):
         self.looks += 1
         if self.looks > 1:
             self.is_let_go.wait(30)
-        return super().read()
+        return (Gpu(index=0, name="Card", memory_total_mib=1.0),)
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 async def test_a_driver_that_hangs_costs_its_figures_alone_and_is_not_asked_twice() -> None:
@@ -235,3 +240,36 @@ def test_where_memory_is_shared_whatever_lies_in_it_may_be_evicted() -> None:
     budget = budget_of(told)
     assert budget.vram_bytes == (400 + 500 - 200) << 20
     assert budget.ram_bytes == 0
+
+
+async def test_names_and_addresses_are_looked_up_now_and_then_and_memory_at_each_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lookups: list[int] = []
+    memory = list(range(1, 100))
+
+    def sampled(known: HostSample | None = None) -> HostSample:
+        if known is None:
+            lookups.append(len(memory))
+        name = known.name if known is not None else f"name-{len(lookups)}"
+        return HostSample(cpu_count=1, cpu_load_ratio=0, ram_total_mib=100, ram_available_mib=memory.pop(0), name=name)
+
+    monkeypatch.setattr(sampler, "sample_host", sampled)
+    machine = Machine(NodeConfig(url="http://127.0.0.1:1"))
+    machine._probe = FixedGpus()
+    told = []
+    for _ in range(21):
+        await machine.sample()
+        told.append((machine.host.name, machine.host.ram_available_mib))
+    assert [available for _, available in told] == list(range(1, 22))
+    assert [name for name, _ in told] == ["name-1"] * 10 + ["name-2"] * 10 + ["name-3"]
+    await machine.close()
+
+
+def test_what_is_known_of_a_host_is_not_looked_up_again() -> None:
+    known = HostSample(
+        cpu_count=3, cpu_load_ratio=0, ram_total_mib=1, ram_available_mib=1, name="n", addresses=("192.0.2.1",)
+    )
+    now = sample_host(known)
+    assert (now.cpu_count, now.name, now.addresses) == (3, "n", ("192.0.2.1",))
+    assert now.ram_total_mib > 1

@@ -48,15 +48,19 @@ def local_addresses() -> frozenset[str]:
     return frozenset(one.address.partition("%")[0] for found in psutil.net_if_addrs().values() for one in found)
 
 
-def sample_host() -> HostSample:
-    """The machine now; reads a few files."""
+def sample_host(known: HostSample | None = None) -> HostSample:
+    """The machine now; reads a few files.
+
+    Args:
+        known: An earlier sample whose name, cores and addresses still hold: finding those is most of the work.
+    """
     memory = psutil.virtual_memory()
-    cores = os.cpu_count() or 1
+    cores = known.cpu_count if known is not None else os.cpu_count() or 1
     return HostSample(
         cpu_count=cores,
         cpu_load_ratio=max(0.0, psutil.getloadavg()[0]) / cores,
         ram_total_mib=memory.total / _MIB,
         ram_available_mib=memory.available / _MIB,
-        name=socket.gethostname(),
-        addresses=told_addresses(local_addresses()),
+        name=known.name if known is not None else socket.gethostname(),
+        addresses=known.addresses if known is not None else told_addresses(local_addresses()),
     )

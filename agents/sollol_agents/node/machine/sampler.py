@@ -17,6 +17,8 @@ from sollol_schemas.telemetry import Gpu, LoadedModel
 log = logging.getLogger(__name__)
 
 _PATIENCE_S: Final = 5.0
+_WHOLE_EVERY: Final = 10
+"""Every so many samples the machine's name, cores and addresses are looked up, too."""
 _ENGINES_GPU: Final = Gpu(index=0, name="GPU", memory_total_mib=0.0, driver="engine", shares_ram=True)
 """A GPU of which nobody tells but the engine, by the memory that its models take there."""
 
@@ -42,6 +44,7 @@ class Machine(Part):
         self._probe: GpuProbe = FixedGpus()
         self._look: asyncio.Future[tuple[Gpu, ...]] | None = None
         self._has_engine_gpu = False
+        self._samples = 0
 
     async def start(self) -> None:
         """Finds out whose machine it is, finds the GPUs and takes the first sample."""
@@ -72,16 +75,24 @@ class Machine(Part):
 
     async def sample(self) -> None:
         """Takes a new sample; a driver that does not answer in time costs its figures alone, and is not asked twice."""
-        self.host = await in_thread(sample_host, name="host")
-        self._look = self._look or in_thread(self._probe.read, name="gpu")
-        done, _ = await asyncio.wait((self._look,), timeout=self._patience_s)
-        if done:
-            self._measured, self._look = self._look.result(), None
-        self._tell_problem(
-            self._probe.problem if done else f"the GPU's driver has not answered for {self._patience_s:g} s"
-        )
+        known = self.host if self._samples % _WHOLE_EVERY else None
+        self._samples += 1
+        self.host = await in_thread(lambda: sample_host(known), name="host")
+        self._tell_problem(await self._read_gpus())
         gpus = self._measured or ((_ENGINES_GPU,) if self._has_engine_gpu else ())
         self.gpus = with_shared_memory(gpus, self.host)
+
+    async def _read_gpus(self) -> str:
+        """Reads the GPUs; returns what is wrong with them or their driver."""
+        if self._look is None and isinstance(self._probe, FixedGpus):  # no driver that could keep anybody waiting
+            self._measured = self._probe.read()
+            return self._probe.problem
+        self._look = self._look or in_thread(self._probe.read, name="gpu")
+        done, _ = await asyncio.wait((self._look,), timeout=self._patience_s)
+        if not done:
+            return f"the GPU's driver has not answered for {self._patience_s:g} s"
+        self._measured, self._look = self._look.result(), None
+        return self._probe.problem
 
     def believe(self, loaded: tuple[LoadedModel, ...]) -> None:
         """An engine that put a model into video memory has a GPU, whatever the drivers tell; for good."""
