@@ -15,7 +15,8 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.testing.scripted_engine import OLLAMA, ScriptedEngine, chunk, head, whole
 from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_agents.node import NodeConfig, NodeMonitor
+from sollol_agents.node.actor import NodeMonitor
+from sollol_agents.node.config import NodeConfig
 from sollol_bus import Routing
 from sollol_bus.errors import BadRequest
 from sollol_bus.transport.connection import BusConfig

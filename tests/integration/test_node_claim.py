@@ -9,7 +9,8 @@ import pytest
 from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.lab.testing.keeping import kept_by
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_agents.node import NodeConfig, NodeMonitor
+from sollol_agents.node.actor import NodeMonitor
+from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.control.claim import Claim
 from sollol_bus.errors import ConfigError
 from sollol_bus.jetstream.buckets import Bucket

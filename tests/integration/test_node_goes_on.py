@@ -15,7 +15,8 @@ from sollol_agents.lab.testing.keeping import kept_by
 from sollol_agents.lab.testing.node_stage import EMBEDDER, MODEL, NODE, Stage, staged
 from sollol_agents.lab.testing.scripted_engine import OLLAMA, ScriptedEngine, chunk, head
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_agents.node import NodeConfig, NodeMonitor
+from sollol_agents.node.actor import NodeMonitor
+from sollol_agents.node.config import NodeConfig
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig

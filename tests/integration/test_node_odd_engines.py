@@ -16,7 +16,8 @@ import pytest
 from sollol_agents.lab.testing.dispatcher import PlayedDispatcher
 from sollol_agents.lab.testing.scripted_engine import DONE, OLLAMA, Script, ScriptedEngine, chat_answer, whole
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_agents.node import NodeConfig, NodeMonitor
+from sollol_agents.node.actor import NodeMonitor
+from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.probing import probe
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer

@@ -20,7 +20,8 @@ from sollol_agents.lab.testing.keeping import kept_by
 from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.servers import NatsServer, deployed
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_agents.node import NodeConfig, NodeMonitor
+from sollol_agents.node.actor import NodeMonitor
+from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.control.claim import Claim
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig

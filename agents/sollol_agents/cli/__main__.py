@@ -21,6 +21,11 @@ def run(argv: list[str]) -> int:
     if argv[0] in ("--help", "-h", "--help-all"):
         print(overview(_width()), end="")
         return 0
+    if argv == ["--version"]:
+        from sollol_bus.version import VERSION  # noqa: PLC0415 for those who ask
+
+        print(VERSION)
+        return 0
     # what only looks at the commands is at its end here, and has loaded none of what runs them
     from sollol_agents.cli import exit_codes  # noqa: PLC0415
     from sollol_bus.errors import SollolError  # noqa: PLC0415
