@@ -27,11 +27,14 @@ CASES: Final[dict[str, tuple[str, ...]]] = {
     "libraries": (sys.executable, "-c", "import asyncio, nats, msgspec"),
     "sollol": _SOLLOL,
     "sollol --help": (*_SOLLOL, "--help"),
+    "sollol --version": (*_SOLLOL, "--version"),
     **{
         f"sollol {line}": (*_SOLLOL, *line.split(), *NOBODY)
-        for line in ("nodes", "models", "stats", "why", "usage", "jobs list", "generate m Hi")
+        for line in ("nodes", "models", "stats", "why", "usage", "jobs list", "generate m Hi", "doctor")
     },
+    "sollol invite": (*_SOLLOL, "invite", "node", "attic", *NOBODY),
     "sollol nodes --help": (*_SOLLOL, "nodes", "--help"),
+    "sollol up --help": (*_SOLLOL, "up", "--help"),
 }
 
 
