@@ -176,6 +176,29 @@ async def test_a_caller_cancels_by_its_id(dispatcher: Dispatcher, actors_bus: Bu
     await eventually(lambda: bool(node.cancelled) and not dispatcher.in_flight())
 
 
+async def test_an_answer_goes_on_though_its_caller_may_cancel_it_by_a_secret(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    def goes_on(node: ScriptedNode, attempt: str) -> None:
+        assert isinstance(node, Node)
+        node.accept(attempt)
+        node.speak(attempt, " 1")
+
+    ScriptedScorer(actors_bus, ["n1", "n2"])
+    Node(actors_bus, "n1", breaks_off)
+    second = Node(actors_bus, "n2", goes_on)
+    await actors_bus.flush()
+    listener = Listener(bus, **{h.CANCEL_SECRET: "s3cret"})
+    async with listener.stream:
+        heard = [await anext(listener.stream) for _ in range(3)]
+        assert texts(heard) == [" 3", " 2", " 1"]
+        again = encode(CancelRequest(request_id="r", secret="s3cret", resend=0))
+        assert msgspec.json.decode((await bus.request(subjects.CANCEL, again)).data, type=CancelReply).is_cancelled
+        with pytest.raises(Cancelled):
+            await anext(listener.stream)
+    await eventually(lambda: second.cancelled == [second.execs[0].attempt_id] and not dispatcher.in_flight())
+
+
 async def test_an_id_is_one_callers_until_it_is_answered(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
     scorer = ScriptedScorer(actors_bus, ["n1"])
     node = Node(actors_bus, "n1", never)
@@ -216,6 +239,23 @@ async def test_a_dispatcher_that_leaves_gives_what_has_said_nothing_to_another(
         scorer.let_go()
         assert texts(await listener.all()) == [" 1", " 0", ""]
     assert len(node.execs) == 1
+
+
+@pytest.mark.parametrize("secret", ["", "s3cret"], ids=["without a secret", "with one"])
+async def test_what_another_dispatcher_took_over_goes_on_when_it_breaks_off(
+    nats_server: EmbeddedServer, dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, secret: str
+) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1", "n2"])
+    scorer.holds_back = True
+    Node(actors_bus, "n1", breaks_off)
+    Node(actors_bus, "n2", says_the_rest)
+    await actors_bus.flush()
+    listener = Listener(bus, **({h.CANCEL_SECRET: secret} if secret else {}))
+    await eventually(lambda: bool(scorer.asked))
+    async with quick(Dispatcher(DispatcherConfig(drain_timeout_s=0.3), control(nats_server))):
+        await asyncio.gather(dispatcher.close(), eventually(lambda: scorer.asked[-1].number > 1))
+        scorer.let_go()
+        assert texts(await listener.all()) == [" 3", " 2", " 1", " 0", ""]
 
 
 async def test_an_answer_in_its_middle_is_told_that_its_dispatcher_left(

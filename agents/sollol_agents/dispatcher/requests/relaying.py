@@ -43,6 +43,8 @@ _BACK_WITHIN_S: Final = 30.0
 _LEFT: Final = "its dispatcher is shutting down in the middle of the answer"
 _LOST: Final = "its dispatcher lost the bus in the middle of the answer"
 _ENDS_WITHIN_S: Final = 2.0
+_MADE_HERE: Final = ".here"
+"""Behind a caller's secret: that of what is asked for it, which is given up without ending what the caller asked."""
 _ITS_OWN: Final = frozenset(
     {h.REQUEST_ID, h.CANCEL_SECRET, h.CONTROL_INBOX, h.RESEND, h.WAITED, h.NUMBER, h.STREAM, h.RESUME, h.CONTINUE}
 )
@@ -84,6 +86,7 @@ class Relay:
         self._is_back = asyncio.Event()
         self._resumed = 0
         self._probe = bus.new_inbox()
+        self._secret = request.secret or bus.new_token()
         self._call = _Listening(
             calls,
             SUBJECT_OF[request.kind],
@@ -93,10 +96,15 @@ class Relay:
             request_id=request.request_id,
             resends=request.resend,
             waited_s=request.waited_s,
-            secret=request.secret,
+            secret=self._secret + _MADE_HERE,
             resume_bytes=limit_bytes,
             on_news=self._on_news,
         )
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing of it was said."""
+        return not self.messages
 
     async def run(self) -> None:
         """Says the whole answer, or what ended it."""
@@ -136,7 +144,7 @@ class Relay:
             NotConnected: The connection is down; nothing was sent.
         """
         call, resend = self._call, self._call.resends + 1
-        headers = {**self.request.headers, h.RESEND: str(resend), h.CANCEL_SECRET: call.secret}
+        headers = {**self.request.headers, h.RESEND: str(resend), h.CANCEL_SECRET: self._secret}
         moved = msgspec.structs.replace(self.request, headers=headers, resend=resend)
         hand_on(self._bus, moved, number=moved.first_attempt, waited_s=call.age_s)
         self.drop()

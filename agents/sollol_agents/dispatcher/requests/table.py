@@ -278,19 +278,21 @@ class RequestTable(Part):
         asked = decoded(msg, CancelRequest)
         if asked is None:
             return
-        active, relay = self._active.get(asked.request_id), self._relays.held(asked.request_id)
-        held = active or relay
-        if held is None or not held.request.may_be_cancelled(asked.secret, word_of(caller_of(msg.headers))):
+        caller = word_of(caller_of(msg.headers))
+        relay, active = self._relays.held(asked.request_id), self._active.get(asked.request_id)
+        both = (one for one in (relay, active) if one is not None)  # of one id, each with a secret of its own
+        held = next((one for one in both if one.request.may_be_cancelled(asked.secret, caller)), None)
+        if held is None:
             return  # another dispatcher may hold it
         if asked.resend is not None and held.request.resend > asked.resend:
             return  # its caller has sent it again since
         comes_again = asked.comes_again and not caller_of(msg.headers)  # a slot stays free for it: dispatchers say so
-        if active is None and relay is not None:
-            relay.leave(cancelled(_BY_CALLER))
-        elif active is None or (comes_again and not active.is_waiting):
+        if comes_again and not held.is_waiting:
             return  # it goes on
+        if isinstance(held, ActiveRequest):
+            held.cancel(ErrorCode.CANCELLED, _BY_CALLER, comes_again=comes_again)
         else:
-            active.cancel(ErrorCode.CANCELLED, _BY_CALLER, comes_again=comes_again)
+            held.leave(cancelled(_BY_CALLER))
         self._bus.respond(msg, CancelReply(request_id=asked.request_id, is_cancelled=True))
         if msg.reply:
             self._told.add(msg.reply)
