@@ -70,5 +70,6 @@ async def test_every_message_of_a_working_fleet_fits_its_schema_and_tells_instan
                 assert INSTANT.fullmatch(text), (message.message, text)
                 told += 1
                 assert not [one for one in numbers(payload) if is_about(one, wall_s())], message.message
-    assert set(bundle["$defs"]) & set(wire.messages()) - set(UNRECORDED) == kinds & set(wire.messages())
+    expected = set(bundle["$defs"]) & set(wire.messages()) - set(UNRECORDED)
+    assert expected == kinds & set(wire.messages()) - set(UNRECORDED), "a slow machine may bring about more"
     assert told > 20
