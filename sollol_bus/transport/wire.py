@@ -82,6 +82,8 @@ class MessageParser(Parser):
         self.has_more = False
         self._lines = Parser(self.nc)
         self._odd: _Message | bytes | None = None
+        self._behind = b"", 0
+        """What has come behind that, and how far it was read: many odd ones in a row are not copied for each."""
 
     def feed(self, data: bytes) -> bool:
         """Takes the next bytes, and hands out every message up to the first that only the library can read.
@@ -99,8 +101,11 @@ class MessageParser(Parser):
                 return True
             data = bytes(buf)
             buf.clear()
+        (behind, at), self._behind = self._behind, (b"", 0)
+        if behind:
+            data, at = (behind[at:] + data, 0) if data else (behind, at)
         deliver = self.nc.deliver
-        self.needed = at = 0
+        self.needed = 0
         while (stop := data.find(_BREAK, at)) >= 0:
             line = data[at:stop]
             if not line.startswith(_MESSAGES):
@@ -127,8 +132,11 @@ class MessageParser(Parser):
                 self._odd = message
                 break
         self.has_more = False
+        if self._odd is not None:
+            self._behind = data, at
+            return False
         buf += data[at:]
-        return self._odd is None
+        return True
 
     async def parse(self, data: bytes = b"") -> None:
         """Takes the next bytes, whatever they are.

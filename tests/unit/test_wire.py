@@ -119,6 +119,15 @@ def test_messages_are_the_same_wherever_the_stream_is_cut(cuts: list[int]) -> No
     assert got == [MESSAGES[0], "ping", *MESSAGES[1:], "ping"]
 
 
+def test_many_messages_in_a_row_that_only_the_library_can_read_are_not_copied_for_each() -> None:
+    receiver, odd = Receiver(), sent(1, b"news", b"", b"", b"")
+    read = odd * 2
+    assert not receiver.parser.feed(read)
+    assert receiver.parser._behind[0] is read
+    receiver.feed(sent(*MESSAGES[1])[:20])
+    assert receiver.feed(sent(*MESSAGES[1])[20:]) == [(1, b"news", b"", b"", b"")] * 2 + [MESSAGES[1]]
+
+
 def test_what_follows_the_end_of_a_connection_is_not_read() -> None:
     receiver = Receiver()
     stream = sent(*MESSAGES[0]) + b"-ERR 'Stale Connection'\r\n" + sent(*MESSAGES[1])
