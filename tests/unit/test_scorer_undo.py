@@ -144,12 +144,12 @@ def test_no_answer_is_cut_whose_caller_does_not_go_on_or_that_was_moved_too_ofte
         assert fleet.core.undo.cuts(fleet.now) == [], more
 
 
-def taken_over(fleet: Fleet, **movable: Any) -> None:
+def taken_over(fleet: Fleet, node_id: str = "slow", **movable: Any) -> None:
     """A node tells a scorer that just took office what it runs, which somebody else granted."""
     told = Movable(**({"deadline_s": 500.0} | movable))
     forecast = Forecast(total_s=60.0, prompt_tokens=100, output_tokens=2000.0)
     seen = running("r-1", output_tokens=20, has_first_token=True, elapsed_s=12.0, forecast=forecast, movable=told)
-    fleet.load("slow", in_flight=seen)
+    fleet.load(node_id, in_flight=seen)
 
 
 def test_a_successor_in_office_moves_what_its_predecessor_granted() -> None:
@@ -237,12 +237,23 @@ def test_an_urgent_request_is_held_for_a_fast_slot_rather_than_start_on_a_slow_n
     assert granted(effects)["urgent"].decision.node_id == "fast"
 
 
+def test_a_successor_holds_an_urgent_request_for_the_slot_of_what_its_predecessor_granted() -> None:
+    fleet = stage()
+    long_answers(fleet)
+    node(fleet, "fast", FAST)
+    taken_over(fleet, "fast", priority=1)
+    assert fleet.core.undo.cuts(fleet.now) == []
+    assert ask(fleet, "urgent", priority=9, context=short(400)) == ""
+    (cut,) = fleet.core.undo.cuts(fleet.now)
+    assert (cut.attempt_id, cut.in_favour_of) == ("r-1", "urgent")
+
+
 def test_what_ended_does_not_let_a_request_wait_for_a_slot_whose_answer_ranks_too_near() -> None:
     fleet = fast_is_taken()
     assert fleet.core.undo.cuts(fleet.now) == []
-    ledger, low = fleet.core._ledger, fleet.core.fleet.attempt("low-1")
+    nodes, low = fleet.core.fleet, fleet.core.fleet.attempt("low-1")
     assert low is not None
-    assert ledger.least_rank == low.arrival_rank
+    assert nodes.least_rank == low.arrival_rank
     fleet.end("low-1", "fast")
     assert ask(fleet, "high", priority=8) == "fast"
     run(fleet, "fast", "high-1")
@@ -250,7 +261,7 @@ def test_what_ended_does_not_let_a_request_wait_for_a_slot_whose_answer_ranks_to
     high, urgent = fleet.core.fleet.attempt("high-1"), fleet.core.fleet.attempt("urgent-1")
     assert high is not None
     assert urgent is not None
-    assert ledger.least_rank == min(high.arrival_rank, urgent.arrival_rank)
+    assert nodes.least_rank == min(high.arrival_rank, urgent.arrival_rank)
 
 
 def test_nothing_is_held_for_longer_than_a_cut_may_take() -> None:

@@ -82,6 +82,8 @@ class Fleet:
         """Until then silence is our own deafness: nobody becomes suspect or down."""
         self.patient_until = patient_until
         """Until then nodes may still show themselves: nobody is refused for lack of one."""
+        self.least_rank = float("inf")
+        """No answer that may be cut came with a lower rank; some of those that came with it may have ended since."""
 
     @property
     def shape_version(self) -> int:
@@ -190,8 +192,9 @@ class Fleet:
         return node.instance in self._left
 
     def take(self, node: Node, attempt: Attempt) -> None:
-        """Puts a granted attempt into a slot of `node`."""
+        """Puts an attempt into a slot of `node`, whoever granted it."""
         node.take(attempt)
+        self.least_rank = min(self.least_rank, attempt.arrival_rank) if attempt.is_resumable else self.least_rank
         self._node_of[attempt.attempt_id] = node
 
     def release(self, attempt_id: str, now: float, *, is_final: bool = False, is_loaded: bool = True) -> Attempt | None:

@@ -18,8 +18,6 @@ class GrantLedger:
         self.fleet = fleet
         self._attempt_of: dict[str, str] = {}
         self._waited: dict[str, Waiting] = {}
-        self.least_rank = math.inf
-        """No answer that may be cut came with a lower rank; some of those that came with it may have ended since."""
 
     def __contains__(self, request_id: str) -> bool:
         """Whether a request holds a grant."""
@@ -29,14 +27,12 @@ class GrantLedger:
         """A request was granted a slot."""
         self._attempt_of[attempt.request_id] = attempt.attempt_id
         self._waited[attempt.request_id] = waiting
-        if attempt.is_resumable and attempt.arrival_rank < self.least_rank:
-            self.least_rank = attempt.arrival_rank
 
     def least_rank_now(self) -> float:
         """The least rank with which an answer came that runs now and may be cut; infinite without any."""
         running = (a.arrival_rank for n in self.fleet.nodes.values() for a in n.attempts.values() if a.is_resumable)
-        self.least_rank = min(running, default=math.inf)
-        return self.least_rank
+        self.fleet.least_rank = min(running, default=math.inf)
+        return self.fleet.least_rank
 
     def held(self, request: GrantRequest, now: float) -> Granted | None:
         """The grant that this request holds already; one that cannot be used any more is void."""

@@ -125,7 +125,7 @@ class Undo:
         if not self._config.undo_for_priority or now - self._heard_at > _HEARD_S:
             return False
         rank = self._gains.rank(waiting, now)
-        if rank < self._ledger.least_rank + LEAST_LEVELS or rank < self._ledger.least_rank_now() + LEAST_LEVELS:
+        if rank < self._fleet.least_rank + LEAST_LEVELS or rank < self._ledger.least_rank_now() + LEAST_LEVELS:
             return False
         self._settle(now)
         if waiting.request_id in self._favoured:
