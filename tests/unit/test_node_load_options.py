@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from sollol_agents.node.attempts.durations import duration_s
-from sollol_agents.node.attempts.load_options import RunnerOptions, Settled, settled
+from sollol_agents.node.attempts.load_options import RunnerOptions, Settled, _change_often, settled
 from sollol_agents.node.engines.base import EngineRequest
 from sollol_agents.node.engines.ollama_wire import RUNNER_OPTIONS
 from sollol_agents.node.engines.runners import InForce
@@ -256,3 +256,12 @@ def test_what_is_no_usable_body_is_left_to_the_engine(body: bytes) -> None:
 )
 def test_durations_are_read_as_the_engine_reads_them(value: object, seconds: float | None) -> None:
     assert duration_s(value) == seconds
+
+
+def test_a_body_is_not_kept_for_a_long_value_of_a_field_that_is_looked_at() -> None:
+    kept = _change_often.cache_info().currsize
+    for name in ("keep_alive", "options", "shift"):
+        settle({name: "x" * 100_000} if name != "options" else {"options": {"stop": ["x" * 100_000]}})
+    assert _change_often.cache_info().currsize == kept
+    settle({"keep_alive": "17m3s"})
+    assert _change_often.cache_info().currsize == kept + 1

@@ -25,6 +25,7 @@ from sollol_agents.node.attempts.durations import duration_s
 from sollol_agents.node.attempts.load_wishes import (
     CONTEXT,
     SHIFT,
+    SHORT_BYTES,
     UnreadableWish,
     Wish,
     most_tokens,
@@ -139,9 +140,9 @@ class _Change(NamedTuple):
 
 
 def _change_of(wish: Wish, in_force: InForce, keep_alive_s: float | None, *, is_order: bool) -> _Change:
-    if wish.key is None or in_force.options:
-        return _change(wish, in_force, keep_alive_s, is_order=is_order)
     keep_alive = bytes(wish.fields.get("keep_alive", b"")) if wish.fields else b""
+    if wish.key is None or in_force.options or len(keep_alive) >= SHORT_BYTES:
+        return _change(wish, in_force, keep_alive_s, is_order=is_order)
     held = in_force.is_loaded, in_force.context_tokens, in_force.automatic_tokens, in_force.trained_tokens
     return _change_often(wish.key, keep_alive, (*held, in_force.floor_s), keep_alive_s, is_order)
 

@@ -20,7 +20,8 @@ Fields = dict[str, msgspec.Raw]
 _TOUCHY: Final = re.compile(rb'"(?:keep_alive|options|shift)"\s*:')
 _IMAGES: Final = re.compile(rb'"images"\s*:')
 _BOOLEANS: Final = frozenset({"use_mmap", SHIFT})
-_SHORT_BYTES: Final = 512
+SHORT_BYTES: Final = 512
+"""What is longer is not kept to be found again."""
 _ANSWER_TOKENS: Final = 512  # room for an answer whose length nobody limited
 _TEMPLATE_TOKENS: Final = 256  # room for what a template adds, at least
 
@@ -64,7 +65,7 @@ def wish_of(body: bytes) -> Wish:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableWish from error
     options, shift = (bytes(fields[name]) if name in fields else b"null" for name in ("options", SHIFT))
-    if len(options) < _SHORT_BYTES and len(shift) < _SHORT_BYTES:
+    if len(options) < SHORT_BYTES and len(shift) < SHORT_BYTES:
         return Wish(fields, *read_often(options, shift), (options, shift))
     return Wish(fields, *_read(options, shift))
 
