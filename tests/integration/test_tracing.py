@@ -23,6 +23,9 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
+from sollol_agents.node.engines.base import LoadRequest
+from sollol_agents.node.engines.http.trace_context import TRACEPARENT
+from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.stack import LocalStack
 from sollol_bus.errors import SollolError
 from sollol_bus.observe import tracing
@@ -30,7 +33,8 @@ from sollol_bus.observe.tracing import TracingConfig
 from sollol_bus.observe.tracing_otel import OtelTracer
 
 MODEL = "llama3.2:3b"
-EMULATED = EmulatorConfig(preset="instant", model=(MODEL,), preload=(MODEL,))
+COLD = "qwen2.5:7b"
+EMULATED = EmulatorConfig(preset="instant", model=(MODEL, COLD), preload=(MODEL,))
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
 PROMPT = "canary-in-the-prompt"
@@ -156,6 +160,23 @@ async def test_a_failure_is_told_where_it_happened_and_a_refusal_where_it_was_de
         "dispatcher",
     }
     assert "attempt failed" in {event.name for event in spans["dispatcher"].events}
+
+
+async def test_a_load_is_not_told_the_span_of_the_request_before(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    async def noting(engine: OllamaEngine, wanted: LoadRequest) -> None:
+        told.append(TRACEPARENT.get())
+        await load(engine, wanted)
+
+    load = OllamaEngine.load
+    monkeypatch.setattr(OllamaEngine, "load", noting)
+    await post(traced, "/api/generate", {"model": MODEL, "prompt": PROMPT, "stream": False})
+    await post(traced, "/api/generate", {"model": COLD, "prompt": PROMPT, "stream": False})
+    await traced.spans(10)
+    assert told == [""]
 
 
 async def test_without_a_tracer_nobody_makes_spans(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from sollol_agents.node.attempts.watchdog import limits_of
 from sollol_agents.node.attempts.workers import Workers
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.base import Engine
-from sollol_agents.node.engines.http.trace_context import VIA
+from sollol_agents.node.engines.http.trace_context import begin
 from sollol_agents.node.engines.view import EngineView
 from sollol_agents.requests.hops import header_of, marks_in
 from sollol_bus.errors import BackendUnavailable, DecodeFailed, NotConnected
@@ -294,7 +294,7 @@ class Executor:
 
     async def _serve(self, begun: tuple[Attempt, str]) -> None:
         attempt, via = begun
-        VIA.set(via)
+        begin(via)
         try:
             await attempt.run(self.preparation.prepare)
         finally:

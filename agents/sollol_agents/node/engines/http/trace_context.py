@@ -10,3 +10,9 @@ TRACEPARENT: Final[ContextVar[str]] = ContextVar("traceparent", default="")
 
 VIA: Final[ContextVar[str]] = ContextVar("via", default="")
 """The marks of those that the request came through, checked; empty without any."""
+
+
+def begin(via: str) -> None:
+    """The present task works for another request from now on, which came this way, and has no span yet."""
+    VIA.set(via)
+    TRACEPARENT.set("")
