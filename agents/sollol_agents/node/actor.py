@@ -74,6 +74,7 @@ class NodeMonitor(Actor[NodeConfig]):
             on_change=self._on_load_changed,
             on_models=self._beat_soon,
             on_lost=self._on_engine_lost,
+            is_idle=lambda: self._executor is not None and not self._executor.attempts,
         )
         self._load_interval = LoadInterval()
         self._told_loaded: tuple[LoadedModel, ...] | None = None

@@ -38,6 +38,7 @@ class EngineWatch(Part):
         on_models: Called when the models on disk changed.
         on_lost: Called at each look after the first that gets no answer at all, with the instant (monotonic seconds) at
             which the one before it began.
+        is_idle: Whether no attempt runs.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class EngineWatch(Part):
         on_change: Callable[[], None],
         on_models: Callable[[], None],
         on_lost: Callable[[float], None],
+        is_idle: Callable[[], bool],
     ) -> None:
         self._config = config
         self._on_found = on_found
         self._on_change = on_change
         self._on_models = on_models
         self._on_lost = on_lost
+        self._is_idle = is_idle
         self._candidates = [engine_at(kind, url, config, mark) for kind, url in engine_candidates(config)]
         self.engine: Engine = self._candidates[0]
         self.view = EngineView(kind=self.engine.kind, url=self.engine.url)
@@ -83,13 +86,18 @@ class EngineWatch(Part):
         self._wake.set()
 
     async def run(self) -> None:
-        """Looks at the engine at every beat, and sooner when asked, for ever."""
+        """Looks at every beat, at every second one while nothing runs, and sooner when asked, for ever."""
         while True:
             await self.look()
-            await asyncio.sleep(_LEAST_INTERVAL_S)  # however many attempts ask for a look
-            rest_s = self._config.heartbeat_s
-            await happens(self._wake, min(_AGAIN_S, rest_s) if self._is_doubted else rest_s)
+            if await happens(self._wake, self._rest_s()):
+                await asyncio.sleep(_LEAST_INTERVAL_S)  # however many attempts ask for a look
+            elif self.view.failures == 0 and self._is_idle():
+                await happens(self._wake, self._rest_s())  # of an engine that does nothing every second look will do
             self._wake.clear()
+
+    def _rest_s(self) -> float:
+        beat_s = self._config.heartbeat_s
+        return min(_AGAIN_S, beat_s) if self._is_doubted else beat_s
 
     async def look(self, *, inventory: bool = False) -> None:
         """Looks once; an engine that does not answer is told in the view.
