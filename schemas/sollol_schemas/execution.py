@@ -97,7 +97,7 @@ class AttemptAccepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     attempt_id: BusId
     instance: BusId
     is_open: bool = False
-    """Whether the node's server lets everybody speak: else the node gets leave to, just before its first `go`."""
+    """Whether the node's server lets everybody speak: else the node gets leave to, just before each `go`."""
 
 
 class AttemptStart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.start.v1"):

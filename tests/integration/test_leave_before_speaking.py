@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
@@ -16,15 +17,18 @@ from sollol_agents.lab.testing.dispatcher import PlayedDispatcher
 from sollol_agents.lab.testing.keeping import Owner
 from sollol_agents.lab.testing.members import Members
 from sollol_agents.lab.testing.node_stage import MODEL, NODE
+from sollol_agents.lab.testing.scripted import BODY, ScriptedNode, ScriptedScorer
 from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
 from sollol_bus.jetstream.streams import provision
+from sollol_bus.sdk.call import Call
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, error_of
 from sollol_schemas import subjects
+from sollol_schemas.execution import AttemptAccepted, AttemptStart
 from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX, node_inbox_prefix
 from sollol_schemas.subjects import Role
 
@@ -129,3 +133,24 @@ async def test_a_server_that_asks_for_nothing_and_yet_refuses_is_found_out(tmp_p
         inbox = here.chat()
         assert await here.is_answered()
         assert here.dispatcher.given == [inbox]
+
+
+@pytest.mark.parametrize(("is_open", "times"), [(False, 2), (True, 0)])
+async def test_leave_comes_with_each_go_as_the_one_before_may_be_lost_with_its_go(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, is_open: bool, times: int
+) -> None:
+    ScriptedScorer(actors_bus, ["n2"])
+    node = ScriptedNode(actors_bus, "n2")
+    given: list[str] = []
+    actors_bus.subscribe(subjects.NODE_LEAVE.of("n2"), lambda msg: given.append(msg.reply))
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: bool(node.execs))
+        attempt = node.execs[0].attempt_id
+        node.report(attempt, AttemptAccepted(attempt_id=attempt, instance="i1", is_open=is_open))
+        node.report(attempt, AttemptStart(attempt_id=attempt))
+        await eventually(lambda: node.answers == [True, True])
+        assert given == [node.reply_to[attempt]] * times
+        node.first(attempt)
+        node.finish(attempt)
+        assert [msg.data async for msg in call] == [b'{"response":"a"}']

@@ -89,7 +89,7 @@ class Attempt:
         self._timer: asyncio.TimerHandle | None = None
         self._subscription: Subscription | None = None
         self._leave_to = ""
-        """The inbox for which the node has no leave yet; empty: it has, or needs none."""
+        """The inbox for which the node needs leave; empty: it needs none."""
         self.fence = AttemptFence(GO_S)
         self.is_accepted = False
 
@@ -223,12 +223,11 @@ class Attempt:
             log.debug("the outcome of %s is left to its node: %s", self.attempt_id, error)
 
     def _answer(self, msg: Msg, go: bool) -> None:
-        """Says whether the node may speak; before its first `go` it gets leave to, on the same connection."""
+        """Says whether the node may speak; before each `go` it gets leave, as an earlier one may be lost."""
         if not is_node_inbox(msg.reply, self.node_id):
             return
         if go and self._leave_to:
             give(self._bus, self.node_id, self._leave_to)
-            self._leave_to = ""
         self._bus.publish(msg.reply, _GO if go else _NO)
 
     def _unheard(self) -> AttemptFailed:
