@@ -145,12 +145,19 @@ def refused(error: ErrorBody, sent: ContinueFrom, since_s: float, left_s: float)
         return Again(replace(sent, excluded=()), _AGAIN_S)
     if error.details.get("last_code") in _BREAKING and _has_broken_many(error, sent):
         return GiveUp("its rest failed on every node that was asked, which may be the request's fault")
-    has_failed = error.code is ErrorCode.ATTEMPTS_EXHAUSTED or may_be_mended(error)
-    if has_failed and sent.resumed < RESUMES_MAX and left_s > _LEFT_MIN_S:
-        after_s = min(max(_AGAIN_S, since_s), _BACK_MAX_S) if error.code in _ENGINES else 0.0
-        if after_s < left_s:
-            return Again(replace(sent, resumed=sent.resumed + 1), after_s)
+    if error.code is ErrorCode.ATTEMPTS_EXHAUSTED or may_be_mended(error):
+        return _once_more(error, sent, since_s, left_s)
     return GiveUp(reason_of(error))
+
+
+def _once_more(error: ErrorBody, sent: ContinueFrom, since_s: float, left_s: float) -> Again | GiveUp:
+    """What becomes of a request that was to go on, and failed where it was to."""
+    after_s = min(max(_AGAIN_S, since_s), _BACK_MAX_S) if error.code in _ENGINES else 0.0
+    if sent.resumed >= RESUMES_MAX:
+        return GiveUp(f"it went on {sent.resumed} times already")
+    if left_s <= max(_LEFT_MIN_S, after_s):
+        return GiveUp("nobody went on with it before its deadline")
+    return Again(replace(sent, resumed=sent.resumed + 1), after_s)
 
 
 def _has_broken_many(error: ErrorBody, sent: ContinueFrom) -> bool:
