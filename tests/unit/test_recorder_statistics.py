@@ -156,6 +156,12 @@ def test_each_of_several_decisions_in_a_message_has_its_line_and_one_that_cannot
     assert (rows, len(faults)) == ([], 1), "one by itself is no message of several"
 
 
+def test_a_message_with_more_decisions_than_any_scorer_puts_there_is_one_fault() -> None:
+    many = b'{"type":"decisions.v1","decisions":[' + b"0," * 5000 + b"0]}"
+    rows, faults = rows_of(subjects.DECISIONS_EVENT, many, stored_at_ns=10, stream_seq=2)
+    assert (rows, len(faults)) == ([], 1)
+
+
 def test_groups_add_up_and_refusals_are_left_out() -> None:
     counts = [
         CountRow("fast", "n1", "success", 8, 800, 4.0),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from sollol_agents.requests.names import canonical
 from sollol_schemas import subjects
@@ -68,10 +69,14 @@ _decisions = msgspec.json.Decoder(DecisionEvent)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+_TOGETHER_MAX: Final = 1024
+"""Decisions in one message; scorers put some 100 there at most. Each that cannot be read costs a line in the log."""
+
+
 class _Bodies(msgspec.Struct, tag="decisions.v1"):
     """`Decisions`, each as it came."""
 
-    decisions: list[msgspec.Raw]
+    decisions: Annotated[list[msgspec.Raw], Meta(max_length=_TOGETHER_MAX)]
 
 
 _bodies = msgspec.json.Decoder(_Bodies)
