@@ -340,6 +340,17 @@ def test_what_is_no_such_event_comes_out_as_it_went_in(data: bytes, cut: int) ->
     assert one.without(data[:cut]) + one.without(data[cut:]) + one.rest() == data
 
 
+def test_events_whose_lines_end_as_those_of_other_servers_go_on_at_once() -> None:
+    one, event = Nameless(), _event(choices=["x"]).replace(b"\n", b"\r\n")
+    assert event.endswith(b"\r\n\r\n")
+    assert [one.without(data) for data in (event, event, event[:-3], event[-3:])] == [
+        event,
+        event,
+        event[:-3],
+        event[-3:],
+    ]
+
+
 def test_nothing_but_the_beginning_of_an_event_waits_for_more() -> None:
     one, event = Nameless(), _event(choices=["x"])
     assert one.without(event + event[:9]) == event

@@ -15,6 +15,8 @@ _NAMELESS: Final = b'"model":"","system_fingerprint":"fp_ollama"'
 _BEGINS: Final = b"data: {"
 _NAMELESS_BYTES: Final = 1024
 """An event that grows larger is another one."""
+_OTHERS: Final = b"\r"
+"""Other servers end their lines so, and an Ollama never does."""
 _NAMELESS_EVENT: Final = re.compile(rb"data: \{[^\n]*%b[^\n]*\}\n\n" % _NAMELESS)
 
 
@@ -68,7 +70,8 @@ class Nameless:
             ended = (self._last + data).rfind(b"\n\n")
             begins = ended + 2 - len(self._last) if ended >= 0 else 0
             tail = data[begins:]
-            if len(tail) <= _NAMELESS_BYTES and (tail.startswith(_BEGINS) or _BEGINS.startswith(tail)):
+            is_short = len(tail) <= _NAMELESS_BYTES and _OTHERS not in tail
+            if is_short and (tail.startswith(_BEGINS) or _BEGINS.startswith(tail)):
                 data, self._held = data[:begins], tail
         self._last = data[-1:] or self._last
         return _NAMELESS_EVENT.sub(b"", data) if _NAMELESS in data else data
