@@ -35,6 +35,21 @@ async def limit_queue(bus: Bus, max_msgs: int) -> None:
     await api(bus, f"STREAM.UPDATE.{stores.JOBS_STREAM}", info["config"] | {"max_msgs": max_msgs})
 
 
+async def bucket_is_made(bus: Bus) -> None:
+    """Waits for the dispatcher to make what states of jobs lie in, which it does after the streams of jobs."""
+
+    async def is_there() -> bool:
+        try:
+            await api(bus, f"STREAM.INFO.KV_{stores.JOBS_BUCKET}")
+        except JetStreamRefused as error:
+            if error.is_not_found:
+                return False
+            raise
+        return True
+
+    await eventually(is_there, complaint="the bucket of jobs")
+
+
 async def test_a_full_queue_refuses_every_submitter_and_takes_jobs_again_once_there_is_room(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         stuck = [await s.client.generate_async(MODEL, "x", routing=NOWHERE) for _ in range(3)]
@@ -103,6 +118,7 @@ async def test_an_answer_that_is_not_kept_any_more_is_an_error_and_no_endless_wa
 async def test_a_job_whose_dispatcher_died_after_storing_its_result_is_not_run_again(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         bus = s.client.bus
+        await bucket_is_made(bus)
         known = JobStatus(job_id="mine", state=JobState.QUEUED, worker="dead")  # it ran too briefly to be written down
         stored = JobResult(job_id="mine", state=JobState.DONE, body=msgspec.Raw(b'{"response":"stored","done":true}'))
         await publish_acked(bus, f"$KV.{stores.JOBS_BUCKET}.job.mine", encode(known))
@@ -136,6 +152,7 @@ async def test_a_job_whose_state_cannot_be_read_ends_with_an_event_and_a_letter_
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with EmulatedSystem(tmp_path) as s:
+        await bucket_is_made(s.client.bus)
         states = Bucket(s.client.bus, stores.JOBS_BUCKET)
         for key in ("job.spoilt", "job.other"):
             await states.put(key, b"no state")
@@ -152,6 +169,7 @@ async def test_a_job_whose_state_cannot_be_read_ends_with_an_event_and_a_letter_
 async def test_a_result_that_cannot_be_read_ends_its_job_once_and_gives_way_to_the_next_one(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         bus = s.client.bus
+        await bucket_is_made(bus)
         known = JobStatus(job_id="spoilt", state=JobState.QUEUED, worker="dead")
         await publish_acked(bus, f"$KV.{stores.JOBS_BUCKET}.job.spoilt", encode(known))
         for job_id in ("spoilt", "new"):
