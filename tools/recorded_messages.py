@@ -44,6 +44,7 @@ from sollol_schemas.queries import NodesReply, NodesRequest, UsageReply, UsageRe
 from sollol_schemas.stores import KEPT
 from sollol_schemas.subjects import ENGINE, SUBJECTS, Subject
 from tools.recorded_members import MembersFleet
+from tools.recorded_moves import drain_in_the_middle
 from tools.recorded_sleepers import sleep_and_wake
 
 ROOT: Final = Path(__file__).parents[1]
@@ -60,7 +61,7 @@ UNRECORDED: Final = {
     "ScaleEvent": "it takes half a minute to come about",
     "Routing": "its fields stand in the bodies and headers of EngineRequest",
     "ContinueFrom": "it stands in or behind the body of EngineRequest, of an answer that broke off",
-    **dict.fromkeys(("ControlCut", "Cut", "HandOverRequest", "HandOverReply"), "it takes a fleet that moves answers"),
+    **dict.fromkeys(("ControlCut", "Cut"), "it takes an answer that runs for many seconds"),
 }
 """What has no record, and why."""
 _SECRETS: Final = frozenset({"secret", "token", "claims", "ticket", "ca", "leave_secret", h.CANCEL_SECRET})
@@ -211,7 +212,8 @@ async def record(folder: Path) -> list[Recorded]:
         try:
             ears.append(Ear(bus))
             await bus.flush()
-            for part in (_ask, _give_up, _work, _steer, _keep, _grow, sleep_and_wake, _fail, _leave):
+            parts = (_ask, _give_up, _work, drain_in_the_middle, _steer, _keep, _grow, sleep_and_wake, _fail, _leave)
+            for part in parts:
                 await part(system)
             await bus.flush()
         finally:
@@ -340,8 +342,6 @@ async def _grow(system: EmulatedSystem) -> None:
 
 async def _steer(system: EmulatedSystem) -> None:
     client = system.client
-    await client.drain("n2")
-    await client.undrain("n2")
     await client.load("n1", "other")
     await client.unload("n1", "other")
     await client.set_node("n1", weight=2.0, labels={"room": "attic"})

@@ -70,6 +70,5 @@ async def test_every_message_of_a_working_fleet_fits_its_schema_and_tells_instan
                 assert INSTANT.fullmatch(text), (message.message, text)
                 told += 1
                 assert not [one for one in numbers(payload) if is_about(one, wall_s())], message.message
-    expected = set(bundle["$defs"]) & set(wire.messages()) - set(UNRECORDED)
-    assert expected == kinds & set(wire.messages()) - set(UNRECORDED), "a slow machine may bring about more"
+    assert set(bundle["$defs"]) & set(wire.messages()) - set(UNRECORDED) == kinds & set(wire.messages())
     assert told > 20
