@@ -141,6 +141,7 @@ bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
 	$(PY) -m bench.faults --quick
 	$(PY) -m bench.soak --quick
 	$(PY) -m bench.frames --quick
+	$(PY) -m bench.idle --quick
 
 .PHONY: bench-overhead
 bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.
