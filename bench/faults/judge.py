@@ -11,6 +11,8 @@ import msgspec
 HANG_S = 5.0
 """A call without a sign for so long after the end of a fault hangs."""
 CUT_OFF = "own connection lost"
+LOST = "lost with a server"
+"""Why a plain call has no answer whose request nobody in the system has ever had: NATS delivers at most once."""
 SLOW_S = 2.0
 """A short call that takes longer is disturbed."""
 
@@ -25,6 +27,8 @@ class Sample(msgspec.Struct, kw_only=True):
     """It counts down from here."""
     is_short: bool
     began_s: float
+    request_id: str = ""
+    """Of a plain call, by which the system is asked about it."""
     heard: list[float] = []
     """When each piece came."""
     ended_s: float | None = None
@@ -121,7 +125,12 @@ def judge(samples: Iterable[Sample], jobs: Jobs, finished: Mapping[str, int], sp
 
 
 def hangs(call: Sample, span: Span) -> bool:
-    """Whether the first sign of life of a call after the fault was undone, if any, took more than `HANG_S`."""
+    """Whether the first sign of life of a call after the fault was undone, if any, took more than `HANG_S`.
+
+    A request that a server took along is none; from the end of the fault on no server may.
+    """
+    if call.error == LOST:
+        return call.began_s > span.undone_s
     if call.error == CUT_OFF or (call.ended_s is not None and call.ended_s < span.undone_s):
         return False
     from_s = max(call.began_s, span.undone_s)

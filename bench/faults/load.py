@@ -17,10 +17,12 @@ import nats.js.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
-from bench.faults.judge import CUT_OFF, Jobs, Sample
+from bench.faults.judge import CUT_OFF, HANG_S, LOST, Jobs, Sample
 from sollol_agents.lab.testing.waiting import eventually
 
 MODEL = "countdown"
+SECRET = "of-the-bench"
+"""With which plain callers may cancel."""
 SHORT, LONG, JOB = 3, 100, 10
 """Answers have so many tokens."""
 PAUSE_S = 0.25
@@ -28,6 +30,7 @@ _RETRY_S = 0.2
 _SIGN_WITHIN_S = 5.0  # after its connection came back, a plain caller waits so long for a sign before it asks anew
 _PING_EVERY_S = 2  # a server that stops is left after two pings without an answer, as a careful client does
 _RESULTS = "SOLLOL_RESULTS"
+_ASKED_S = 2.0
 
 
 class Caller:
@@ -78,6 +81,7 @@ class Caller:
             wanted=wanted,
             is_short=wanted == SHORT,
             began_s=time.monotonic(),
+            request_id=f"{self._case}-call-{number}",
         )
         self.samples.append(sample)
         body = {"model": MODEL, "prompt": sample.prompt, "stream": True}
@@ -94,6 +98,27 @@ class Caller:
                 await asyncio.sleep(_RETRY_S)  # the id makes a second publish harmless
             else:
                 self.acked.add(job_id)
+
+    async def find_lost(self) -> None:
+        """Ends the plain calls without a sign whose request nobody in the system has, or ever had.
+
+        It is as though their callers had the deadline for a first message that the documents advise.
+        """
+        for sample in self.samples:
+            is_silent = sample.ended_s is None and not sample.heard and sample.way.startswith("nats")
+            if is_silent and await self._is_nobodys(sample.request_id):
+                sample.end(sample.began_s + HANG_S, LOST)
+
+    async def _is_nobodys(self, request_id: str) -> bool:
+        """Whether no dispatcher holds a request, and no decision about it nor outcome of it was ever recorded."""
+        cancel = json.dumps({"request_id": request_id, "secret": SECRET}).encode()
+        try:
+            held = await self.nats.request("sollol.v1.cancel", cancel, timeout=_ASKED_S)
+            known = await self.nats.request(f"sollol.v1.why.{request_id}", timeout=_ASKED_S)
+        except (nats.errors.Error, TimeoutError):
+            return False
+        is_unknown = json.loads(known.data).get("code") == "unknown_request"
+        return json.loads(held.data).get("is_cancelled") is False and is_unknown
 
     async def _on_disconnect(self) -> None:
         for sample in self.samples:
@@ -148,7 +173,8 @@ class Caller:
         inbox = self.nats.new_inbox()
         try:
             subscription = await self.nats.subscribe(inbox, cb=hear)
-            await self.nats.publish("sollol.v1.generate", json.dumps(body).encode(), reply=inbox)
+            known = {"Sollol-Request-Id": sample.request_id, "Sollol-Cancel-Secret": SECRET}
+            await self.nats.publish("sollol.v1.generate", json.dumps(body).encode(), reply=inbox, headers=known)
             try:
                 await ended.wait()
             finally:
@@ -208,6 +234,8 @@ class Load:
         for sample in self.samples:
             if sample.ended_s is None and sample.is_cut_off:
                 sample.end(time.monotonic(), CUT_OFF)
+        for caller in self.callers:
+            await caller.find_lost()
 
     async def results(self, before: int, within_s: float) -> Jobs:
         """What became of the jobs, once all have a result or the time is over.

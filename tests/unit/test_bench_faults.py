@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("bench.faults", reason="the benchmarks are not part of the wheel")
 
 from bench.faults.cases import FEW, every_case
-from bench.faults.judge import Jobs, Sample, Span, hangs, judge, longest_gap, until_service
+from bench.faults.judge import LOST, Jobs, Sample, Span, hangs, judge, longest_gap, until_service
 
 SPAN = Span(began_s=10.0, undone_s=20.0, asked_until_s=30.0, ended_s=42.0)
 
@@ -31,6 +31,8 @@ def call(began_s: float, *heard_s: float, ended_s: float | None = None, error: s
         pytest.param(call(9.0, 12.0, 26.0, ended_s=27.0), True, id="it went on late"),
         pytest.param(call(9.0, ended_s=26.0, error="stalled"), True, id="it failed late"),
         pytest.param(call(9.0), True, id="it never ended"),
+        pytest.param(call(19.0, ended_s=24.0, error=LOST), False, id="a server took its request along"),
+        pytest.param(call(21.0, ended_s=26.0, error=LOST), True, id="its request was lost after the fault"),
         pytest.param(call(40.0), False, id="it had no time to end"),
         pytest.param(call(36.0), True, id="it began after the fault and never ended"),
     ],
