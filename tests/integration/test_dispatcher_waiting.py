@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from typing import Any
@@ -59,6 +60,25 @@ async def test_an_absent_scorer_is_asked_by_one_request_for_all_and_then_by_each
         times = Counter(asked.request_id for asked in scorer.asked).values()
         assert max(times) <= 2, "the scout may ask twice, and others on a machine that stood still meanwhile"
         assert list(times).count(1) > many // 2
+
+
+async def test_a_question_that_a_server_of_the_cluster_took_along_is_asked_again(
+    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus
+) -> None:
+    dispatcher = quick(Dispatcher(DispatcherConfig(), control(nats_server)))
+    dispatcher.pace = msgspec.structs.replace(dispatcher.pace, grant_silence_s=600.0)
+    async with dispatcher, asyncio.TaskGroup() as group:
+        lost: list[Msg] = []
+        taker = actors_bus.subscribe(subjects.GRANT, lost.append)
+        ScriptedNode(actors_bus, "n1", serve)
+        await actors_bus.flush()
+        call = group.create_task(ask(bus))
+        await eventually(lambda: len(lost) == 1)
+        taker.unsubscribe()
+        ScriptedScorer(actors_bus, ["n1"])
+        await actors_bus.flush()
+        dispatcher.bus._on_cluster_changed()
+        assert await call
 
 
 async def test_a_new_scorer_in_office_is_asked_at_once_with_the_age_kept(
@@ -150,7 +170,7 @@ async def test_a_caller_who_heard_that_its_request_waits_hears_when_it_runs(
         await eventually(lambda: RequestWaiting in heard)
         scorer.let_go()
         assert [msg.data async for msg in call] == [b'{"response":"a"}']
-    assert heard == [Taken, RequestWaiting, RequestGranted]
+    assert list(dict.fromkeys(heard)) == [Taken, RequestWaiting, RequestGranted], "that it waits may be said again"
 
 
 async def test_nobody_cancels_without_the_secret(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:

@@ -140,6 +140,7 @@ class RequestTable(Part):
         """Listens to what moves requests."""
         self._spawn(follow_roster(self._bus, self._know), name="callers")
         self._bus.on_reconnect(self._on_reconnect)
+        self._bus.on_cluster_change(self._let_waiting_ask)  # a server may have taken a question or its answer along
         self._bus.subscribe(subjects.OFFICE_EVENT.all, self._on_office)
         self._bus.subscribe(subjects.NODE_EVENT.all, self._on_node_event)
         self._bus.serve(subjects.DISPATCHER_PROBE.of(self.tools.instance), self._on_ping)
