@@ -147,6 +147,12 @@ bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
 bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.
 	$(PY) -m bench.overhead --out bench/results/overhead.json
 
+.PHONY: bench-profile
+bench-profile: $(INSTALLED) ## Shows where the processor time of a request goes, by actor, with a picture.
+	$(PY) -m pip install --quiet --disable-pip-version-check --group bench
+	$(PY) -m bench.profile --out bench/results/profile.json
+	$(PY) -m bench.profile.plots bench/results/profile.json
+
 .PHONY: bench-recovery
 bench-recovery: $(INSTALLED) ## Measures how soon the system starts, takes a node in, and serves again after a kill.
 	$(PY) -m bench.recovery --out bench/results/recovery.json

@@ -18,6 +18,7 @@ from tools import (
     log_table,
     metrics_table,
     numbers_table,
+    performance_table,
     rights_table,
     settings_table,
     validation_table,
@@ -44,6 +45,12 @@ PARTS: Final[Mapping[str, tuple[Part, ...]]] = {
         Part("claims", validation_table.claims),
         Part("runs", validation_table.rows),
         Part("curves", validation_table.curves),
+    ),
+    "docs/performance.md": (
+        Part("bars", performance_table.bars),
+        Part("floor", performance_table.floor),
+        Part("work", performance_table.work),
+        Part("peers", performance_table.peers),
     ),
     "docs/decisions/README.md": (Part("decisions", decisions_list.markdown),),
 }
