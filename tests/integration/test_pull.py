@@ -239,7 +239,7 @@ async def test_a_durable_that_was_deleted_is_made_again(bus: Bus) -> None:
         await eventually(lambda: len(seen) == 1)
         await api(bus, "CONSUMER.DELETE.S.d")
         await store(bus, 1, start=1)
-        await eventually(lambda: len(seen) == 2)
+        await eventually(lambda: b"1" in seen)  # after the first once more, where its ack met no durable
 
 
 async def test_two_that_share_a_durable_share_the_work(bus: Bus) -> None:
