@@ -144,7 +144,9 @@ async def test_what_an_operator_wants_of_a_node_outlives_its_processes_and_can_b
             return [(t.weight, t.labels, t.is_draining) for t in told] == [(3.0, {"site": "office"}, True)]
 
         with pytest.raises(NoEligibleNode):
-            await client.generate(MODEL, "count down from 2", routing=Routing(deadline_s=2.0))
+            await client.generate(
+                MODEL, "count down from 2", routing=Routing(deadline_s=20.0)
+            )  # it waits 2 s for one that was missed
         await eventually(is_as_wanted)
         await client.undrain("attic")
         await fleet.joined("attic")
