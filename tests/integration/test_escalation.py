@@ -248,10 +248,8 @@ async def test_a_job_escalates_too_and_says_so(fleet: Fleet) -> None:
 
 
 async def test_what_fails_often_is_not_begun_with(fleet: Fleet) -> None:
-    for _ in range(12):
+    async def is_learnt() -> bool:  # a busy machine may make the large one seem the faster for a while
         await fleet.client.generate(fleet.ladder, "how many?", check={"regex": "answer"})
-
-    async def is_learnt() -> bool:
         members = (await fleet.client.group(fleet.ladder)).members
         return any(base(m.model) == "small" and m.quality.mean < 0.35 for m in members)
 
