@@ -64,4 +64,4 @@ async def test_a_stream_whose_reader_is_cancelled_when_its_next_chunk_is_there_i
             await reading
         assert await asyncio.to_thread(answer.is_left.wait, 60)
     finally:
-        thread.stop()
+        await asyncio.to_thread(thread.stop)  # it waits for the other loop
