@@ -222,7 +222,7 @@ class EmbeddedServer(Part):
         assert self._binary is not None
         stderr_fd = await asyncio.to_thread(self._prepare_files)
         argv = [str(self._binary), "-c", str(self.store_dir / CONFIG_NAME)]
-        command = guarded(argv, parent_pid=os.getpid(), platform=self._platform)
+        command = guarded(argv, parent_pid=os.getpid(), is_in_batches=True, platform=self._platform)
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *command,

@@ -1,6 +1,6 @@
 """The client library's connection with a short way in and out for each message: plain functions, no queue, no task.
 
-What is published in one turn of the loop leaves in one write at its end. When the socket takes no more, what is
+What is published in one turn of the loop leaves in one write at its end, or in a few when it is much. When the socket takes no more, what is
 published waits here until it does, and `Bus.make_room` for that.
 """
 
@@ -20,6 +20,8 @@ from sollol_bus.transport.subscription import Subscription
 from sollol_bus.transport.wire import MessageParser, plain_headers
 
 _WEB_SOCKETS: Final = ("ws", "wss")
+_PART: Final = 16
+"""When so many commands wait to leave, they do: whoever gets them can begin while the rest are being made."""
 _LEAVE_WITHIN_S: Final = 0.05
 """How long `forget_soon` collects subscriptions to end."""
 
@@ -41,7 +43,7 @@ class DirectClient(NatsClient):
     # -- out ----------------------------------------------------------------------------------------------
 
     def send(self, command: bytes) -> bool:
-        """Sends a publication at the end of this turn of the loop; False when the connection is down."""
+        """Sends a publication at the end of this turn of the loop or sooner; False when the connection is down."""
         if self._status != NatsClient.CONNECTED:
             return False
         self.stats["out_msgs"] += 1
@@ -49,6 +51,8 @@ class DirectClient(NatsClient):
         self._pending_data_size += len(command)
         if not self._is_write_due:
             self._write_soon()
+        elif len(self._pending) >= _PART:
+            self._write_now()
         return True
 
     def _write_soon(self) -> None:

@@ -59,6 +59,14 @@ async def test_a_started_server_takes_clients_and_offers_jetstream_with_our_limi
     assert server.pid is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a policy of Linux")
+async def test_a_started_server_interrupts_nobody_and_its_starter_is_as_before(tmp_path: Path) -> None:
+    async with EmbeddedServer(config_in(tmp_path)) as server:
+        assert server.pid is not None
+        assert os.sched_getscheduler(server.pid) == os.SCHED_BATCH
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 async def test_the_generated_configuration_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     async with EmbeddedServer(config_in(tmp_path)):
         mode = stat.S_IMODE((tmp_path / "nats-server.conf").stat().st_mode)

@@ -51,6 +51,12 @@ async def test_what_one_read_makes_leaves_in_one_write_at_its_end() -> None:
     assert [write.count(b"PUB") for write in worker.socket.writes] == [4]
 
 
+async def test_much_that_one_read_makes_leaves_in_parts_so_that_others_can_begin() -> None:
+    worker = Worker(hastens=False)
+    assert worker.client.take(ASKED * 20)
+    assert [write.count(b"PUB") for write in worker.socket.writes] == [16, 16, 8]
+
+
 async def test_what_is_hastened_leaves_before_the_rest_of_the_work() -> None:
     worker = Worker(hastens=True)
     assert worker.client.take(ASKED)
