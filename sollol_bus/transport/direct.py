@@ -1,7 +1,7 @@
 """The client library's connection with a short way in and out for each message: plain functions, no queue, no task.
 
-What is published in one turn of the loop leaves in one write at its end, or in a few when it is much. When the socket takes no more, what is
-published waits here until it does, and `Bus.make_room` for that.
+What is published in one turn of the loop leaves in one write at its end, or in a few when it is much. When the socket
+takes no more, what is published waits here until it does, and `Bus.make_room` for that.
 """
 
 from __future__ import annotations
