@@ -35,6 +35,8 @@ CASES: Final[dict[str, tuple[str, ...]]] = {
     "sollol invite": (*_SOLLOL, "invite", "node", "attic", *NOBODY),
     "sollol nodes --help": (*_SOLLOL, "nodes", "--help"),
     "sollol up --help": (*_SOLLOL, "up", "--help"),
+    "sollol up --hlp": (*_SOLLOL, "up", "--hlp"),
+    "sollol nodez": (*_SOLLOL, "nodez"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from sollol_agents.cli import __main__ as program
-from sollol_agents.cli import exit_codes
+from sollol_agents.cli import exit_codes, help_pages, layout, reading
 from sollol_agents.cli.catalogue import COMMANDS, GROUPS
 from sollol_agents.cli.declared import Commands, Parameter
 from sollol_agents.cli.examples import EXAMPLES
@@ -83,3 +84,35 @@ def test_experts_and_single_actors_stand_apart(capsys: pytest.CaptureFixture[str
     places = [said.index(f"\n{title}:\n") for title in GROUPS]
     assert places == sorted(places)
     assert max(map(len, said.splitlines())) <= 80
+
+
+PAGES = ("up", "generate", "embed", "jobs", "jobs purge", "service install")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_pages_look_as_they_were_kept(columns: int, assert_kept: Callable[[str, str], None]) -> None:
+    kept = ""
+    for line in PAGES:
+        name, *words = line.split()
+        found = reading.found(name, COMMANDS[name].load(), words)
+        kept += help_pages.page(found.path, found.there, columns) + "\n"
+    assert_kept(f"help_{columns}", kept)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_page_is_as_wide_as_the_terminal_and_hides_nothing_when_all_is_wanted(name: str, columns: int) -> None:
+    for path, command in commands(name):
+        text = help_pages.page(path.split(), command, columns, is_all=True)
+        for line in text.splitlines():
+            assert len(line) <= columns or line.strip().count(" ") <= 1 or line.startswith("  sollol "), line
+        assert [flag for flag in flags(command) if f"  {flag}" not in text] == []
+        assert "None" not in text
+        assert "--help-all` shows" not in text
+
+
+@pytest.mark.parametrize(("told", "columns"), [("100", 100), ("5", 20), ("0", 80), ("many", 80), ("", 80)])
+def test_the_environment_says_how_wide_a_page_is(told: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", told)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert layout.width() == columns

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,13 +9,12 @@ import msgspec
 import pytest
 from msgspec import Meta
 
+from sollol_agents.cli import reading
 from sollol_agents.cli.commands.discover import waits_s
 from sollol_agents.cli.commands.up import UpConfig, settle_ports
-from sollol_agents.cli.declared import Commands
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.section import ConfigFile, Section
 from sollol_agents.cli.settings.sections import all_sections, section
-from sollol_agents.cli.with_cyclopts import for_cyclopts
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatorConfig
@@ -138,20 +138,22 @@ def test_an_unknown_environment_name_is_ignored_with_a_warning(caplog: pytest.Lo
     assert "SOLLOL_SCORER_PORT" in caplog.text
 
 
-def run(*argv: str) -> Any:
-    toys = Commands("toys", "What tests run.")
+def called(command: Callable[..., Any], words: Sequence[str]) -> Any:
+    bound = reading.bound(command, words)
+    return command(*bound.args, **bound.kwargs)
 
-    @toys.command("toy")
+
+def run(*words: str) -> Any:
     @with_settings(toy=SECTION)
     def toy(word: str, *, toy: Toy, count: int = 1) -> tuple[str, int, Toy]:
         """Shows what it got."""
         return word, count, toy
 
-    return for_cyclopts(toys)(argv, result_action="return_value", exit_on_error=False, print_error=False)
+    return called(toy, words)
 
 
 def test_a_command_gets_the_struct_its_flags_fill() -> None:
-    argv = "toy hello --count 2 --slots 7 --label a=b --label c=d --is-loud --tags x --inner-failures 3"
+    argv = "hello --count 2 --slots 7 --label a=b --label c=d --is-loud --tags x --inner-failures 3"
     word, count, toy = run(*argv.split())
     assert (word, count) == ("hello", 2)
     assert toy == Toy(slots=7, labels={"a": "b", "c": "d"}, is_loud=True, tags=("x",), inner=Inner(failures=3))
@@ -159,12 +161,12 @@ def test_a_command_gets_the_struct_its_flags_fill() -> None:
 
 def test_a_command_reads_the_settings_file(tmp_path: Path) -> None:
     path = written(tmp_path, "[scorer]\nslots = 9").path
-    assert run("toy", "hello", "--config", str(path))[2].slots == 9
+    assert run("hello", "--config", str(path))[2].slots == 9
 
 
 def test_a_bad_flag_of_a_command_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="--slots"):
-        run("toy", "hello", "--slots", "many")
+        run("hello", "--slots", "many")
 
 
 def test_a_flag_that_repeats_takes_all_its_objects_as_one_list_too() -> None:
@@ -199,16 +201,13 @@ def test_a_flag_may_displace_another_setting_but_not_another_flag(tmp_path: Path
     def command(*, toy: Toy, other: Toy) -> None:
         seen.append(toy)
 
-    toys = Commands("toys", "What tests run.")
-    toys.command("command")(command)
-    app = for_cyclopts(toys)
     file = tmp_path / "sollol.toml"
     file.write_text("[scorer]\nname = 'file'")
     for flags in (["--other-pause-s", "3"], ["--other-slots", "3"]):
-        app(["command", "--config", str(file), *flags], result_action="return_value", exit_on_error=False)
+        called(command, ["--config", str(file), *flags])
     assert [toy.name for toy in seen] == ["file", None]
     with pytest.raises(ConfigError, match="--name and --other-slots exclude each other"):
-        app(["command", "--name", "x", "--other-slots", "3"], result_action="return_value", exit_on_error=False)
+        called(command, ["--name", "x", "--other-slots", "3"])
 
 
 FORMER = [

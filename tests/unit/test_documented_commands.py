@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cyclopts import App  # noqa: TID251 the flags as they are read
 
-from sollol_agents.cli.with_cyclopts import build_app
+from sollol_agents.cli.arguments import arguments_of
+from sollol_agents.cli.catalogue import COMMANDS
+from sollol_agents.cli.declared import Commands
+from sollol_agents.cli.reading import HELP
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -47,36 +49,35 @@ def invocations(page: Path) -> Iterator[list[str]]:
 
 
 @functools.cache
-def app() -> App:
-    return build_app()
+def flags_of(name: str, below: str) -> frozenset[str]:
+    """The flags of a command."""
+    there = COMMANDS[name].load()
+    command = there.find(below) if isinstance(there, Commands) else there
+    arguments = arguments_of(command) if command else []
+    return frozenset(HELP).union(*((*argument.flags, *argument.off_flags) for argument in arguments))
 
 
 @functools.cache
-def flags_of(command: tuple[str, ...]) -> frozenset[str]:
-    """The flags of a command."""
-    found = app()
-    for word in command:
-        found = found[word]
-    own = {name for argument in found.assemble_argument_collection() for name in argument.names}
-    return frozenset(own | {"--help", "--version"})
+def names_below(name: str) -> tuple[str, ...]:
+    there = COMMANDS[name].load()
+    return tuple(below for below, _ in there) if isinstance(there, Commands) else ()
 
 
 def complaint(words: list[str]) -> str:
     """What is wrong with a command line; empty when nothing is."""
-    current, command, rest = app(), [], list(words)
-    while rest and re.fullmatch(r"[a-z][a-z-]*", rest[0]) and list(current):
-        name = rest.pop(0)
-        if name not in list(current):
-            return f"there is no command {name!r} in: sollol {' '.join(words)}"
-        command.append(name)
-        current = current[name]
-        if current.default_command is not None:
-            break
-    if not command:
+    line, rest = f"sollol {' '.join(words)}", list(words)
+    if not rest or not re.fullmatch(r"[a-z][a-z-]*", rest[0]):
         return ""
+    name, below = rest.pop(0), ""
+    if name not in COMMANDS:
+        return f"there is no command {name!r} in: {line}"
+    if names_below(name) and rest and re.fullmatch(r"[a-z][a-z-]*", rest[0]):
+        below = rest.pop(0)
+        if below not in names_below(name):
+            return f"there is no command {below!r} in: {line}"
     flags = [match[1] for word in rest if (match := _FLAG.match(word))]
-    missing = [flag for flag in flags if flag not in flags_of(tuple(command))]
-    return f"no flags {missing} in: sollol {' '.join(words)}" if missing else ""
+    missing = [flag for flag in flags if flag not in flags_of(name, below)]
+    return f"no flags {missing} in: {line}" if missing else ""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,27 +1,34 @@
-"""`sollol`: finds the command, runs it, and turns errors into one line and an exit code."""
+"""`sollol`: finds the command, runs it or explains it, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import sollol_agents.cli.lean_start  # noqa: F401  before anything that it puts off
 from sollol_agents.cli.catalogue import COMMANDS, FIRST_COMMANDS, overview
 
-_WIDTH: int = 80
+if TYPE_CHECKING:
+    from sollol_agents.cli.reading import Found
+
 _INTERRUPTED: int = 130
 
 
 def run(argv: list[str]) -> int:
     """Runs one command line; returns its exit code."""
+    if argv and argv[0] == "help":
+        argv = [*argv[1:], "--help"]
     if not argv:
         print(FIRST_COMMANDS, end="")
         return 0
     if argv[0] in ("--help", "-h", "--help-all"):
-        print(overview(_width()), end="")
+        from sollol_agents.cli.layout import width  # noqa: PLC0415 for those who ask
+
+        print(overview(width()), end="")
         return 0
-    if argv == ["--version"]:
+    if argv[0] == "--version":
         from sollol_bus.version import VERSION  # noqa: PLC0415 for those who ask
 
         print(VERSION)
@@ -60,19 +67,43 @@ def _print_no_more() -> None:
 
 def _run(argv: list[str]) -> tuple[int, str]:
     """The exit code of a command line, and what was wrong with it, if anything was."""
-    from sollol_agents.cli import exit_codes, quick  # noqa: PLC0415
+    from sollol_agents.cli import exit_codes  # noqa: PLC0415
 
     name = argv[0]
-    if not name.startswith("-"):
-        if name not in COMMANDS:
-            return exit_codes.USAGE, f"sollol: there is no command {name!r}; {_meant(name)}"
-        command, words = quick.found(COMMANDS[name].load(), argv[1:])
-        if command is not None and (bound := quick.bound(command, words)) is not None:
-            code = command(*bound.args, **bound.kwargs)
-            return (code if isinstance(code, int) else exit_codes.OK), ""
-    from sollol_agents.cli import with_cyclopts  # noqa: PLC0415
+    if name.startswith("-"):
+        return exit_codes.USAGE, f"sollol: {_flag_without_command(name)}"
+    if name not in COMMANDS:
+        return exit_codes.USAGE, f"sollol: there is no command {name!r}; {_meant(name)}"
+    from sollol_agents.cli import reading  # noqa: PLC0415
 
-    return with_cyclopts.run(argv)
+    path: tuple[str, ...] = (name,)
+    try:
+        found = reading.found(name, COMMANDS[name].load(), argv[1:])
+        path = found.path
+        asked = reading.asked_help(found.words)
+        if asked or not callable(found.there):
+            print(_page(found, is_all=asked == "--help-all"), end="")
+            return exit_codes.OK, ""
+        bound = reading.bound(found.there, found.words)
+    except reading.WrongLine as error:
+        return exit_codes.USAGE, f"sollol: {error} (`sollol {' '.join(path)} --help` shows what there is)"
+    code = found.there(*bound.args, **bound.kwargs)
+    return (code if isinstance(code, int) else exit_codes.OK), ""
+
+
+def _page(found: Found, *, is_all: bool) -> str:
+    from sollol_agents.cli import help_pages, layout  # noqa: PLC0415 for those who ask
+
+    return help_pages.page(found.path, found.there, layout.width(), is_all=is_all)
+
+
+def _flag_without_command(word: str) -> str:
+    from sollol_schemas.nearest import nearest  # noqa: PLC0415
+
+    flag = word.partition("=")[0]
+    close = nearest(flag, ("--help", "--version"))
+    meant = f"did you mean `sollol {close}`?" if close else f"flags stand behind a command: `sollol COMMAND {flag}`"
+    return f"{flag} is no command; {meant}"
 
 
 def _meant(name: str) -> str:
@@ -80,13 +111,6 @@ def _meant(name: str) -> str:
 
     close = nearest(name, COMMANDS)
     return f"did you mean `sollol {close}`?" if close else "`sollol --help` lists the commands"
-
-
-def _width() -> int:
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or _WIDTH
-    except (OSError, ValueError):  # no terminal, or a stream that only looks like one
-        return _WIDTH
 
 
 def main() -> None:

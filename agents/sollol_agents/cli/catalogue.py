@@ -102,18 +102,16 @@ Nothing at hand yet? `sollol demo` shows a fleet at work, and a node killed.
 """What somebody needs first."""
 
 
-def overview(width: int) -> str:
-    """What `sollol --help` prints: every command in its group, no line longer than `width`."""
-    import textwrap  # noqa: PLC0415 it loads what no other command line needs
+def overview(columns: int) -> str:
+    """What `sollol --help` prints: every command in its group, no line longer than `columns`."""
+    from sollol_agents.cli.layout import column_of, entries, paragraph  # noqa: PLC0415 no other command line needs it
 
-    column = max(map(len, COMMANDS)) + 4
-    lines = ["Usage: sollol COMMAND", "", ABOUT]
+    column = column_of(COMMANDS)
+    lines = ["Usage: sollol COMMAND", "", *paragraph(ABOUT, columns)]
     for group in GROUPS:
         lines += ["", f"{group}:"]
-        for name, command in COMMANDS.items():
-            if command.group == group:
-                lead = f"  {name}".ljust(column)
-                lines += textwrap.wrap(lead + command.summary, width, subsequent_indent=" " * column)
-    lines += ["", "`sollol COMMAND --help` explains one; `sollol --version` shows the version.", ""]
-    lines += textwrap.wrap(EXIT_CODES, width)
+        rows = [(name, command.summary) for name, command in COMMANDS.items() if command.group == group]
+        lines += entries(rows, column, columns)
+    lines += ["", *paragraph("`sollol COMMAND --help` explains one; `sollol --version` shows the version.", columns)]
+    lines += ["", *paragraph(EXIT_CODES, columns)]
     return "\n".join(lines) + "\n"

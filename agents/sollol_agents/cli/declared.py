@@ -1,4 +1,4 @@
-"""How commands declare their flags: small, so that a command that only runs loads no library of command lines."""
+"""How commands declare their flags."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """What an annotation says about a flag or an argument: the words of cyclopts, which shows and explains them."""
+    """What an annotation says about a flag or an argument."""
 
     name: str | tuple[str, ...] | None = None
     help: str | None = None
     show: bool = True
-    show_default: bool | None = None
-    negative: str | tuple[str, ...] | None = None
-    """The flag that switches off; empty: none, None: `--no-NAME`."""
-    negative_iterable: tuple[str, ...] | None = None
+    """Whether `--help` shows it; `--help-all` does."""
+    show_default: bool = True
+    has_negative: bool = True
+    """Whether `--no-NAME` switches it off."""
     group: tuple[str, int] | None = None
     """Heading in the help, and its place among the others."""
     allow_leading_hyphen: bool = False
+    """Whether its value may look like a flag that the command does not have, as a secret may."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -33,7 +34,7 @@ class Parameter(msgspec.Struct, frozen=True):
 class Commands:
     """Commands below a word: `sollol jobs list`."""
 
-    def __init__(self, name: str, help: str) -> None:  # noqa: A002 the word of the library that shows it
+    def __init__(self, name: str, help: str) -> None:  # noqa: A002 what a parameter's is called, too
         self.name: Final = name
         self.help: Final = help
         self._runs: dict[str, Callable[..., Any]] = {}

@@ -1,9 +1,9 @@
 """Puts off what is imported at the start and seldom used, which is most of the time that a command needs to start.
 
-nats-py takes aiohttp for websockets alone, and its own part about JetStream for what we mostly do ourselves. Both stand
-in their places from the start, as modules that are loaded when somebody looks into them. httpx has a command line of
-its own, which brings click, rich and pygments along where they are installed, a fifth of the start of `sollol up`; it
-does without.
+nats-py takes aiohttp for websockets alone, and its own part about JetStream for what we mostly do ourselves; httpx is
+for engines and callbacks. They stand in their places from the start, as modules that are loaded when somebody looks
+into them. httpx has a command line of its own, too, which brings click, rich and pygments along where they are
+installed, a fifth of the start of `sollol up`; it does without.
 
 What is imported stays, so that looking for garbage in it is in vain: that took a tenth of the time. Later too, Python's
 usual 700 new objects are reached with every few requests, and the search took a tenth of a node's time.
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Final
 
-PUT_OFF: Final = frozenset({"aiohttp", "multidict", "nats.js"})
+PUT_OFF: Final = frozenset({"aiohttp", "httpx", "multidict", "nats.js"})
 """Modules that are loaded when they are used."""
 LEFT_OUT: Final = frozenset({"httpx._main"})
 """Modules without which whoever imports them does, as if they were not installed."""

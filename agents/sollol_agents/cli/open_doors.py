@@ -15,7 +15,7 @@ OpenFlag = Annotated[
     bool,
     Parameter(
         name="--open",
-        negative="",
+        has_negative=False,
         show_default=False,
         help="Let whoever reaches this machine in, without users or keys: for a network that only you use.",
     ),

@@ -21,7 +21,9 @@ from sollol_schemas import prices, subjects
 from sollol_schemas.acts import Act, ActsReply, ActsRequest
 from sollol_schemas.queries import Usage, UsageBy, UsageRequest
 
-CsvFlag = Annotated[bool, Parameter(name="--csv", negative="", show_default=False, help="Print CSV, for spreadsheets.")]
+CsvFlag = Annotated[
+    bool, Parameter(name="--csv", has_negative=False, show_default=False, help="Print CSV, for spreadsheets.")
+]
 Since = Annotated[str, Parameter(help="Only the last so long: 90m, 12h, 7d; empty: all that is kept.")]
 Row = dict[str, Any]
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -46,7 +48,7 @@ def usage(
     since: Since = "",
     by: Annotated[
         list[Literal["team", "caller", "model", "day", "node"]] | None,
-        Parameter(negative_iterable=(), help="What it is told by; repeat it for several. Days are those of UTC."),
+        Parameter(help="What it is told by; repeat it for several. Days are those of UTC."),
     ] = None,
     watch: of_commands.WatchFlag = False,
     csv_: CsvFlag = False,
@@ -56,9 +58,6 @@ def usage(
 
     A client is told of its own team. Tries of a job count as one request. What no price or power is known for is not in
     the sums: `+?` marks them.
-
-    Example:
-        sollol usage --since 30d --by team --by day --csv
     """
     asked = UsageRequest(since_s=seconds_in(since), by=tuple(UsageBy(one) for one in by or ("caller",)))
 

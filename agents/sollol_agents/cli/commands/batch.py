@@ -61,7 +61,7 @@ def run(
     priority: Annotated[str, Parameter(help="0 to 10, or a name.")] = "batch",
     ahead: Ahead = 2000,
     again: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Ask anew what was answered in an earlier run.")
+        bool, Parameter(has_negative=False, show_default=False, help="Ask anew what was answered in an earlier run.")
     ] = False,
     json_: of_commands.JsonFlag = False,
 ) -> int:
@@ -131,7 +131,9 @@ def status(
     log: LogConfig,
     watch: Annotated[
         bool,
-        Parameter(name="--watch", negative="", show_default=False, help="Show it anew every 2 s until it has ended."),
+        Parameter(
+            name="--watch", has_negative=False, show_default=False, help="Show it anew every 2 s until it has ended."
+        ),
     ] = False,
     json_: of_commands.JsonFlag = False,
 ) -> int:

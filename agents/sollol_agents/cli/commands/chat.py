@@ -64,7 +64,7 @@ def chat(
     json_: of_commands.JsonFlag = False,
     verbose: Verbose = False,
     no_history: Annotated[
-        bool, Parameter(negative="", show_default=False, show=False, help="Keep no typed lines on this machine.")
+        bool, Parameter(has_negative=False, show_default=False, show=False, help="Keep no typed lines on this machine.")
     ] = False,
 ) -> int:
     """Answers one message, or holds a conversation on a terminal.

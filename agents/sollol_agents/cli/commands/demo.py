@@ -16,8 +16,8 @@ import msgspec
 
 from sollol_agents.children import Child
 from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.commands.engine_places import is_listening
 from sollol_agents.cli.commands.listings import show_stats
-from sollol_agents.cli.commands.local_engines import is_listening
 from sollol_agents.cli.commands.requesting import provenance
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds

@@ -17,7 +17,7 @@ import msgspec
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.doctor_kept import check_answers, check_kept
-from sollol_agents.cli.commands.engine_places import port_of, usual_urls
+from sollol_agents.cli.commands.engine_places import is_listening, port_of, usual_urls
 from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.commands.listings import variants_of
 from sollol_agents.cli.declared import Parameter
@@ -26,7 +26,6 @@ from sollol_agents.cli.output import counted, say, seconds, show_json, show_tabl
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.fleet_view.alerts import AlertKind, AlertLevel, alerts
 from sollol_agents.node.config import NodeConfig
-from sollol_agents.node.engines.probing import probe
 from sollol_agents.node.machine.gpu import find_gpus, with_shared_memory
 from sollol_agents.node.machine.host import sample_host
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted, RequestTimedOut
@@ -76,7 +75,7 @@ def doctor(
     json_: of_commands.JsonFlag = False,
     repair: Annotated[
         bool,
-        Parameter(negative=(), help="Remove what is kept and cannot be read; needs a user of the control role."),
+        Parameter(has_negative=False, help="Remove what is kept and cannot be read; needs a user of the control role."),
     ] = False,
 ) -> int:
     """Checks Python, disk, GPU, engine, ports, NATS with JetStream, what is kept, actors, nodes, versions and clock.
@@ -168,6 +167,10 @@ async def check_engine() -> Finding:
     """The first engine where `sollol up` looks for them, too."""
     urls = usual_urls(os.environ)
     for url in urls:
+        if not await is_listening(url):
+            continue
+        from sollol_agents.node.engines.probing import probe  # noqa: PLC0415 where there is something to ask
+
         found = await probe(NodeConfig(url=url), timeout_s=_ENGINE_TIMEOUT_S)
         if found.kind is not None:
             models = "" if found.models is None else f", {counted(found.models, 'model')}"

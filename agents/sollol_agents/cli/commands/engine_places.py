@@ -1,7 +1,8 @@
-"""Where engines of this machine may be. Pure."""
+"""Where engines of this machine may be, and whether something listens there."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from typing import Final
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from sollol_agents.cli.open_doors import is_loopback
 from sollol_agents.node.config import OLLAMA_URL, USUAL_PORTS
 
+_CONNECT_S: Final = 0.3
 _OLLAMA_PORT: Final = 11434
 _NAMED: Final = ("OLLAMA_HOST", "OPENAI_BASE_URL", "OPENAI_API_BASE")
 """Variables in which people keep an engine's address."""
@@ -33,6 +35,19 @@ def usual_urls(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(
         f"http://127.0.0.1:{port}" for port in dict.fromkeys([*first, *USUAL_PORTS, *ports]) if 0 < port < 65536
     )
+
+
+async def is_listening(url: str = OLLAMA_URL) -> bool:
+    """Whether something on this machine accepts connections at the port of `url`."""
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            _, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
 
 
 def port_of(url: str) -> int:

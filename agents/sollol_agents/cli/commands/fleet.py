@@ -62,7 +62,9 @@ def init(
     *,
     host: Annotated[
         list[str] | None,
-        Parameter(negative="", help="Name or address under which members reach this machine; repeat it for several."),
+        Parameter(
+            has_negative=False, help="Name or address under which members reach this machine; repeat it for several."
+        ),
     ] = None,
     port: Annotated[int, Parameter(help="Port of the NATS server.")] = _PORT,
     server_config: Annotated[
@@ -77,10 +79,6 @@ def init(
     do anything without credentials: `sollol invite node desk` prints what to paste on the next machine.
 
     With `--server-config` the NATS server is one of your own, on this machine; nothing is started.
-
-    Examples:
-        sollol fleet init --host gaming-pc.local
-        sollol fleet init --host hub.example --server-config /etc/nats/fleet.conf
     """
     settings = config_home() / "sollol.toml"
     folder = config_home() / "fleet"
@@ -165,11 +163,7 @@ def limit(
     sees_all: SeesAllFlag = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
-    """Changes the team and the ceilings of a caller, and shows them; they hold within a moment.
-
-    Example:
-        sollol fleet limit laptop --team research --per-minute 60 --concurrent 4
-    """
+    """Changes the team and the ceilings of a caller, and shows them; they hold within a moment."""
     log_lines.set_up(log)
     if not is_bus_id(name):
         raise ConfigError(f"{name!r} is no name of a caller")
@@ -251,9 +245,6 @@ def invite(
     """Prints the one command with which a machine joins; it is valid for an hour, and once.
 
     Team and ceilings are for those who ask: clients and observers. `sollol fleet limit` changes them later.
-
-    Example:
-        sollol invite node desk
     """
     standing = given(team, max_priority, per_minute, concurrent, jobs)
     is_asking = role in ("client", "observer")

@@ -31,7 +31,7 @@ def set_group(
     log: LogConfig,
     weight: Annotated[
         list[str] | None,
-        Parameter(name="--weight", negative_iterable=(), help="MODEL=NUMBER, repeatable; 2 prefers it, 0.5 avoids it."),
+        Parameter(name="--weight", help="MODEL=NUMBER, repeatable; 2 prefers it, 0.5 avoids it."),
     ] = None,
     strategy: Annotated[
         GroupStrategy, Parameter(help="How it picks: cost, cheap_first, affinity, and what others are called.")
@@ -99,7 +99,7 @@ def reset(
     log: LogConfig,
     model: Annotated[str, Parameter(help="Only this model.")] = "",
     breaker: Annotated[
-        bool, Parameter(negative=(), help="Close this model's circuit breaker instead, on every node.")
+        bool, Parameter(has_negative=False, help="Close this model's circuit breaker instead, on every node.")
     ] = False,
     json_: of_commands.JsonFlag = False,
 ) -> int:

@@ -24,12 +24,12 @@ _HEAD = """\
 
 
 def init(
-    path: Annotated[Path, Parameter(allow_leading_hyphen=True, help="File to write; `-` prints it.")] = Path(
-        DEFAULT_NAME
-    ),
+    path: Annotated[Path, Parameter(help="File to write; `-` prints it.")] = Path(DEFAULT_NAME),
     *,
-    stdout: Annotated[bool, Parameter(negative="", show_default=False, help="Print it instead.")] = False,
-    force: Annotated[bool, Parameter(negative="", show_default=False, help="Overwrite a file that exists.")] = False,
+    stdout: Annotated[bool, Parameter(has_negative=False, show_default=False, help="Print it instead.")] = False,
+    force: Annotated[
+        bool, Parameter(has_negative=False, show_default=False, help="Overwrite a file that exists.")
+    ] = False,
 ) -> int:
     """Writes a settings file with every setting, its meaning, its range and its default."""
     text = _HEAD.format(name=DEFAULT_NAME if path == _STDOUT else path) + "\n".join(_lines())

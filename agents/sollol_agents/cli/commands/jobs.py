@@ -33,9 +33,7 @@ JobName = Annotated[str, Parameter(help="The job's id.")]
 Limit = Annotated[int, Parameter(help="Jobs to show at most.")]
 States = Annotated[
     list[str] | None,
-    Parameter(
-        name="--state", negative_iterable=(), help=f"Only jobs in this state, repeatable: {', '.join(JobState)}."
-    ),
+    Parameter(name="--state", help=f"Only jobs in this state, repeatable: {', '.join(JobState)}."),
 ]
 Timeout = Annotated[float | None, Parameter(help="Seconds to wait; without it as long as it takes.")]
 
@@ -53,7 +51,7 @@ def submit(
         str | None, Parameter(name="--id", help="An id of your choice: submitting it again is harmless.")
     ] = None,
     embed: Annotated[
-        bool, Parameter(negative="", show_default=False, show=False, help="Embed the text, not answer it.")
+        bool, Parameter(has_negative=False, show_default=False, show=False, help="Embed the text, not answer it.")
     ] = False,
     delay_s: Annotated[float, Parameter(help="Seconds before which it does not start.")] = 0.0,
     not_before: Annotated[
@@ -67,7 +65,9 @@ def submit(
         str, Parameter(show=False, help="Address that gets the result by POST, on a permitted host.")
     ] = "",
     option: Options = None,
-    wait: Annotated[bool, Parameter(negative="", show_default=False, help="Wait for the answer and print it.")] = False,
+    wait: Annotated[
+        bool, Parameter(has_negative=False, show_default=False, help="Wait for the answer and print it.")
+    ] = False,
     json_: of_commands.JsonFlag = False,
 ) -> int:
     """Stores a job and prints its id."""
@@ -163,7 +163,7 @@ def retry(
     bus: BusConfig,
     log: LogConfig,
     every: Annotated[
-        bool, Parameter(name="--all", negative="", show_default=False, help="Every dead or failed job.")
+        bool, Parameter(name="--all", has_negative=False, show_default=False, help="Every dead or failed job.")
     ] = False,
     json_: of_commands.JsonFlag = False,
 ) -> int:

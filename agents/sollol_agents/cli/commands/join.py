@@ -44,20 +44,17 @@ def join(
     *,
     start: Annotated[bool, Parameter(help="As a node: begin to work at once, as `sollol node` does.")] = True,
     service: Annotated[
-        bool, Parameter(negative="", show_default=False, help="As a node: write a service of this machine for it.")
+        bool,
+        Parameter(has_negative=False, show_default=False, help="As a node: write a service of this machine for it."),
     ] = False,
     force: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Leave the fleet to which this machine belongs.")
+        bool, Parameter(has_negative=False, show_default=False, help="Leave the fleet to which this machine belongs.")
     ] = False,
 ) -> int:
     """Makes this machine a member of a fleet.
 
     It dials the fleet's server, checks that it is the one that invited, fetches credentials and writes them, readable
     for you alone, where every `sollol` command finds them. A node then begins to work with the engine on this machine.
-
-    Examples:
-        sollol join sollol-k5GxMTky...
-        sollol join sollol-k5GxMTky... --service
     """
     settings = config_home() / "sollol.toml"
     if settings.exists() and not force:

@@ -42,7 +42,7 @@ def create(
     bus: BusConfig,
     log: LogConfig,
     admin: Annotated[
-        bool, Parameter(negative="", show_default=False, help="May pull, create, copy, push and delete models.")
+        bool, Parameter(has_negative=False, show_default=False, help="May pull, create, copy, push and delete models.")
     ] = False,
     team: TeamFlag = None,
     max_priority: PriorityFlag = None,

@@ -126,7 +126,7 @@ def reliability(
     json_: of_commands.JsonFlag = False,
     forget: Annotated[
         bool,
-        Parameter(negative=(), help="Delete these outcomes and begin anew; needs a user of the control role."),
+        Parameter(has_negative=False, help="Delete these outcomes and begin anew; needs a user of the control role."),
     ] = False,
 ) -> int:
     """Shows how reliable each node is, and each model on it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Collection
@@ -12,17 +11,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sollol_agents.cli.commands.engine_places import port_of
+from sollol_agents.cli.commands.engine_places import is_listening, port_of
 from sollol_agents.cli.open_doors import is_loopback
 from sollol_agents.cli.output import is_terminal, say
-from sollol_agents.node.config import OLLAMA_URL, NodeConfig, engine_url, node_id_of
+from sollol_agents.node.config import NodeConfig, engine_url, node_id_of
 from sollol_agents.node.engines.probing import Probed, probe
 from sollol_agents.stack import LocalStack
 from sollol_bus.errors import SollolError
 
 log = logging.getLogger(__name__)
 
-_CONNECT_S: Final = 0.3
 _LOOK_EVERY_S: Final = 2.0
 _STRANGER_S: Final = 30.0
 """What answers there and is no engine is asked again only after so long."""
@@ -150,19 +148,6 @@ class LocalEngines:
         if why not in self._said:
             self._said.add(why)
             log.warning("%s", why, extra={"action": "local_node_skipped"})
-
-
-async def is_listening(url: str = OLLAMA_URL) -> bool:
-    """Whether something on this machine accepts connections at the port of `url`."""
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            _, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return True
 
 
 def _place(url: str) -> str:

@@ -25,13 +25,16 @@ from sollol_schemas.queries import ModelView
 T = TypeVar("T")
 
 Node = Annotated[str, Parameter(help="The node: its id, as `sollol nodes` lists it, its host, address or URL.")]
+Model = Annotated[str, Parameter(help="Name of the model, as `sollol models` lists it.")]
 
 
 @of_commands.for_clients()
 def drain(
     node: Node,
     *,
-    finish: Annotated[bool, Parameter(negative="", show_default=False, help="Let all answers finish there.")] = False,
+    finish: Annotated[
+        bool, Parameter(has_negative=False, show_default=False, help="Let all answers finish there.")
+    ] = False,
     bus: BusConfig,
     log: LogConfig,
     json_: of_commands.JsonFlag = False,
@@ -50,7 +53,7 @@ def undrain(node: Node, *, bus: BusConfig, log: LogConfig, json_: of_commands.Js
 @of_commands.for_clients()
 def load(
     node: Node,
-    model: str,
+    model: Model,
     *,
     bus: BusConfig,
     log: LogConfig,
@@ -70,7 +73,7 @@ def load(
 
 
 @of_commands.for_clients()
-def unload(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
+def unload(node: Node, model: Model, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Unloads a model from a node's memory; refused while it is busy."""
     said = f"{model} is unloaded from {{node}}"
 
@@ -94,13 +97,14 @@ def set_node(
     ] = None,
     label: Annotated[
         list[str] | None,
-        Parameter(name="--label", negative_iterable=(), help="KEY=VALUE, repeatable; KEY= removes it."),
+        Parameter(name="--label", help="KEY=VALUE, repeatable; KEY= removes it."),
     ] = None,
     price_per_hour: Annotated[float | None, Parameter(help="What an hour of it costs; 0 is a price too.")] = None,
     price_per_kwh: Annotated[float | None, Parameter(help="What a kilowatt-hour costs that it draws.")] = None,
     currency: Annotated[str | None, Parameter(help="The currency of its prices, a short word like EUR.")] = None,
     no_price: Annotated[
-        bool, Parameter(name="--no-price", negative="", show_default=False, help="Its price is not known any more.")
+        bool,
+        Parameter(name="--no-price", has_negative=False, show_default=False, help="Its price is not known any more."),
     ] = False,
     json_: of_commands.JsonFlag = False,
 ) -> int:
@@ -142,7 +146,14 @@ async def _changed_price(client: Client, node: str, changes: Mapping[str, float 
 
 
 @of_commands.for_clients()
-def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
+def pull(
+    node: Node,
+    model: Annotated[str, Parameter(help="Name of the model, as the engine's library calls it.")],
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    json_: of_commands.JsonFlag = False,
+) -> int:
     """Downloads a model to a node, with progress; `--json` prints the engine's progress objects as lines."""
     log_lines.set_up(log)
 

@@ -24,8 +24,8 @@ def feedback(
     bus: BusConfig,
     log: LogConfig,
     score: Annotated[float | None, Parameter(help="How good it was: 0 is useless, 1 is perfect.")] = None,
-    good: Annotated[bool, Parameter(negative=(), show_default=False, help="The same as --score 1.")] = False,
-    bad: Annotated[bool, Parameter(negative=(), show_default=False, help="The same as --score 0.")] = False,
+    good: Annotated[bool, Parameter(has_negative=False, show_default=False, help="The same as --score 1.")] = False,
+    bad: Annotated[bool, Parameter(has_negative=False, show_default=False, help="The same as --score 0.")] = False,
     model: Annotated[str, Parameter(help="In place of a request: a model; for operators.", show_default=False)] = "",
     category: Annotated[
         str, Parameter(help="Coding category or task type; else what is known of the request.", show_default=False)

@@ -25,7 +25,7 @@ _SHOWN_NUMBERS = 4
 Model = Annotated[str, Parameter(help="Name of the model, as `sollol models` lists it.")]
 Options = Annotated[
     list[str] | None,
-    Parameter(name="--option", negative_iterable=(), help="Engine option KEY=VALUE, repeatable: temperature=0."),
+    Parameter(name="--option", help="Engine option KEY=VALUE, repeatable: temperature=0."),
 ]
 KeepAlive = Annotated[
     str | None, Parameter(show=False, help="How long the engine keeps the model: 10m, 3600, -1 for ever.")
@@ -34,7 +34,7 @@ Format = Annotated[
     str | None, Parameter(name="--format", show=False, help="`json`, or a JSON Schema that the answer must follow.")
 ]
 Verbose = Annotated[
-    bool, Parameter(negative="", show_default=False, help="Say on stderr where the answer was made and why.")
+    bool, Parameter(has_negative=False, show_default=False, help="Say on stderr where the answer was made and why.")
 ]
 Prompt = Annotated[str | None, Parameter(help="The prompt; without it, all of stdin.")]
 
@@ -54,7 +54,7 @@ def generate(
     json_: of_commands.JsonFlag = False,
     verbose: Verbose = False,
     dry_run: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Only say where it would run, and why.")
+        bool, Parameter(has_negative=False, show_default=False, help="Only say where it would run, and why.")
     ] = False,
 ) -> int:
     """Streams an answer to a prompt.

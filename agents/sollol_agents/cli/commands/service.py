@@ -18,7 +18,9 @@ service: Final = Commands(
 )
 
 What = Literal["node", "up"]
-_System = Annotated[bool, Parameter(negative="", show_default=False, help="For the machine instead of for this user.")]
+_System = Annotated[
+    bool, Parameter(has_negative=False, show_default=False, help="For the machine instead of for this user.")
+]
 _Name = Annotated[str, Parameter(help="Tells several of one machine apart.")]
 _FILE_FLAGS: Final = ("--config", "--store-dir")
 _SECRET_FLAGS: Final = ("--nats-password", "--engine-api-key", "--job-callback-secret")
@@ -31,7 +33,7 @@ def install(
     system: _System = False,
     name: _Name = "",
     print_: Annotated[
-        bool, Parameter(name="--print", negative="", show_default=False, help="Show it and write nothing.")
+        bool, Parameter(name="--print", has_negative=False, show_default=False, help="Show it and write nothing.")
     ] = False,
 ) -> int:
     """Writes a unit for systemd (on a Mac: for launchd) and says how to start it and how to undo that.

@@ -41,7 +41,7 @@ def set_strategy(
     log: LogConfig,
     setting: Annotated[
         list[str] | None,
-        Parameter(name="--setting", negative_iterable=(), help="NAME=NUMBER, repeatable: hold=0.5."),
+        Parameter(name="--setting", help="NAME=NUMBER, repeatable: hold=0.5."),
     ] = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:

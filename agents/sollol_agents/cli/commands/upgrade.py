@@ -40,7 +40,9 @@ def upgrade(
     log: LogConfig,
     check: Annotated[
         bool,
-        Parameter(negative=(), help="End with 1 unless everything can be restarted without a client that notices."),
+        Parameter(
+            has_negative=False, help="End with 1 unless everything can be restarted without a client that notices."
+        ),
     ] = False,
     json_: of_commands.JsonFlag = False,
 ) -> int:

@@ -25,7 +25,7 @@ def warm(
     system: Annotated[str, Parameter(help="File with the system prompt, or - for stdin.")],
     node: Annotated[
         list[str] | None,
-        Parameter(negative_iterable=(), help="A node, repeatable: its id, host, address or URL; without: the best."),
+        Parameter(help="A node, repeatable: its id, host, address or URL; without: the best."),
     ] = None,
     nodes: Annotated[int, Parameter(help="How many of the best nodes, where none is named.")] = 1,
     keep_alive: KeepAlive = None,

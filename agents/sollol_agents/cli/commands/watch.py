@@ -21,7 +21,7 @@ from sollol_schemas.errors import ErrorCode
 
 
 def _switch(text: str) -> Parameter:
-    return Parameter(negative="", show_default=False, help=text)
+    return Parameter(has_negative=False, show_default=False, help=text)
 
 
 @of_commands.for_clients()
@@ -34,7 +34,9 @@ def watch(
     strategy: Annotated[bool, _switch("Also changes of the strategy and its settings.")] = False,
     capacity: Annotated[bool, _switch("Also scale signals, and nodes that sleep and wake.")] = False,
     jobs: Annotated[bool, _switch("Also what happens to durable jobs.")] = False,
-    all_: Annotated[bool, Parameter(name="--all", negative="", show_default=False, help="Everything above.")] = False,
+    all_: Annotated[
+        bool, Parameter(name="--all", has_negative=False, show_default=False, help="Everything above.")
+    ] = False,
     node: Annotated[str, Parameter(show_default=False, help="Only what concerns this node.")] = "",
     request: Annotated[str, Parameter(show_default=False, help="Only this request or job.")] = "",
     bus: BusConfig,

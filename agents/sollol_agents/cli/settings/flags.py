@@ -79,7 +79,7 @@ def with_settings(
         config = inspect.Parameter(
             "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_config_annotation()
         )
-        # cyclopts reads the signature, and the wrapped function's own must not shine through
+        # the command line reads the signature, and the wrapped function's own must not shine through
         parameters = [*own, *flags, config]
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -146,7 +146,6 @@ def _parameter(slot: str, setting: Setting, section: str, *, is_shown: bool) -> 
     parameter = Parameter(
         name=setting.flag,
         help=_help(setting),
-        negative_iterable=(),
         show_default=False,
         show=is_shown,
         group=_group(section),

@@ -20,9 +20,12 @@ from sollol_bus.transport.connection import BusConfig
 KNOWN: Final = tuple(SECTIONS)
 """Every table that a settings file may have."""
 
-JsonFlag = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON: -o json.")]
+JsonFlag = Annotated[
+    bool, Parameter(name="--json", has_negative=False, show_default=False, help="Print JSON: -o json.")
+]
 WatchFlag = Annotated[
-    bool, Parameter(name="--watch", negative="", show_default=False, help="Show it anew every 2 s, until Ctrl-C.")
+    bool,
+    Parameter(name="--watch", has_negative=False, show_default=False, help="Show it anew every 2 s, until Ctrl-C."),
 ]
 _OUTPUT: Final = inspect.Parameter(
     "output",
@@ -82,7 +85,7 @@ def with_output(command: Callable[..., Any]) -> Callable[..., Any]:
     parameters = list(signature.parameters.values())
     place = next(i for i, p in enumerate(parameters) if p.name == "json_")
     parameters.insert(place, _OUTPUT)
-    # cyclopts reads the signature, and the wrapped command's own must not shine through
+    # the command line reads the signature, and the wrapped command's own must not shine through
     shown.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     shown.__annotations__ = {p.name: p.annotation for p in parameters}
     del shown.__wrapped__

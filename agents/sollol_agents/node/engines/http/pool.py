@@ -13,14 +13,15 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator
-from typing import Final
-
-import httpx
+from typing import TYPE_CHECKING, Final
 
 from sollol_agents.node.engines.http.connection import Connection
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_bus.errors import SollolError
 from sollol_schemas.errors import ErrorCode
+
+if TYPE_CHECKING:
+    import httpx
 
 _MAX_IDLE: Final = 64
 _IDLE_S: Final = 3.0  # llama.cpp and vLLM close theirs after 5 s
@@ -125,6 +126,8 @@ class HttpPool:
         loop = asyncio.get_running_loop()
         try:
             if self._is_tls and self._tls is None:
+                import httpx  # noqa: PLC0415 most engines are spoken to in clear
+
                 self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads files
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
