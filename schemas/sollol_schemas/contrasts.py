@@ -72,8 +72,9 @@ def contrast(
         min_vram_gib: The video memory that was asked for.
         where: The labels that were asked for.
     """
-    wanted = _wanted(min_vram_gib, where)
-    rivals = sorted((c for c in others if c.node_id != chosen.node_id), key=lambda c: c.total_s)
+    wanted = _wanted(min_vram_gib, where) if rejections else {}
+    rivals = [c for c in others if c.node_id != chosen.node_id]
+    rivals.sort(key=lambda c: c.total_s)
     if chosen.is_busy:
         return _waiting(chosen, rivals, rejections, eligible, wanted)
     if not rivals:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from operator import attrgetter
 
 import msgspec
 
 from sollol_schemas.context import ComplexityClass, RequestKind
 from sollol_schemas.prices import Currency
 from sollol_schemas.routing import RoutingMode
-from sollol_schemas.slim import slim
+from sollol_schemas.slim import rounded, slim
 from sollol_schemas.units import BusId, Count, Instant, Money, Priority, Ratio, Seconds, SignedSeconds, Term, Tokens
 
 _CANDIDATES_TOLD = 3
@@ -19,6 +20,9 @@ _MODELS_TOLD = 4
 _MINOR = 0.01
 _DIGITS = 4
 _SIMPLE = ComplexityClass.SIMPLE
+_AT_ONCE = 0.0  # the very object is left out when it is encoded
+_FORECAST = ("total_s", "first_token_s", "output_tokens")
+"""What is published of a forecast's figures."""
 
 
 class RejectionReason(StrEnum):
@@ -93,25 +97,33 @@ class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         return self.completion_s > 0
 
     def as_event(self, *, with_terms: bool) -> CandidateCost:
-        """What is published of it: the cost, with the terms that make up a hundredth of it or more, or without any."""
+        """What is published of it: the cost, with the terms that make up a hundredth of it or more, or without any.
+
+        Without the digits that nobody reads.
+        """
+        total_s = rounded(self.total_s, _DIGITS)
         if not with_terms:
-            return CandidateCost(node_id=self.node_id, total_s=self.total_s)
+            return CandidateCost(node_id=self.node_id, total_s=total_s)
         least = _MINOR * abs(self.total_s)
+        terms = zip(_TERMS, _terms_of(self), strict=True)
+        told = {name: kept for name, s in terms if s and abs(s) >= least and (kept := rounded(s, _DIGITS))}
+        if completion_s := rounded(self.completion_s, _DIGITS):
+            told["completion_s"] = completion_s
         return CandidateCost(
             node_id=self.node_id,
-            total_s=self.total_s,
-            completion_s=self.completion_s,
+            total_s=total_s,
             prefix_hit_tokens=self.prefix_hit_tokens,
             is_busy=self.is_busy,
             expense=self.expense,
             currency=self.currency,
-            **{name: value for name in _TERMS if abs(value := getattr(self, name)) >= least},
+            **told,
         )
 
 
 _TERMS = tuple(
     name for name in CandidateCost.__struct_fields__ if name.endswith("_s") and name not in ("total_s", "completion_s")
 )
+_terms_of = attrgetter(*_TERMS)
 
 
 class ModelCandidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -190,7 +202,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mode: RoutingMode = RoutingMode.FAST
     strategy: str = "plan"
     priority: Priority = 5
-    queue_s: Seconds = 0.0
+    queue_s: Seconds = _AT_ONCE
     """Seconds from the request's arrival to the grant."""
     attempt: Count = 1
     reason: str = ""
@@ -209,6 +221,23 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def without_address(self) -> Decision:
         """The same, but for where the engine listens."""
         return msgspec.structs.replace(self, node_url="", host="")
+
+    def as_event(self) -> Decision:
+        """What is published of it: nothing that nobody but the node needs, and no digits that nobody reads."""
+        made = self.forecast
+        figures = {name: kept for name in _FORECAST if (kept := rounded(getattr(made, name), _DIGITS))}
+        forecast = Forecast(needs_load=made.needs_load, prompt_tokens=made.prompt_tokens, **figures)
+        return msgspec.structs.replace(
+            self,
+            node_url="",
+            host="",
+            instance="",
+            task_type="",
+            complexity=_SIMPLE,
+            queue_s=rounded(self.queue_s, _DIGITS) or _AT_ONCE,
+            term=0,
+            forecast=forecast,
+        )
 
     def as_outcomes(self) -> Decision:
         """What the outcome of the attempt says of it; the rest is in the decision's event."""
@@ -241,20 +270,13 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     def as_event(self) -> DecisionEvent:
         """What is published of it: what nobody but the node needs is left out."""
-        made = self.decision
-        forecast = msgspec.structs.replace(made.forecast, load_s=0.0, gap_s=0.0, co_runner_prefill_s=0.0)
-        decision = msgspec.structs.replace(
-            made.without_address(), instance="", task_type="", complexity=_SIMPLE, term=0, forecast=forecast
-        )
+        costs = self._chosen_and_best()
         return DecisionEvent(
-            decision=slim(decision, _DIGITS),
-            candidates=tuple(
-                slim(cost.as_event(with_terms=place < _TERMS_TOLD_OF), _DIGITS)
-                for place, cost in enumerate(self._chosen_and_best())
-            ),
+            decision=self.decision.as_event(),
+            candidates=tuple([cost.as_event(with_terms=place < _TERMS_TOLD_OF) for place, cost in enumerate(costs)]),
             rejections=self.rejections[:_REJECTIONS_TOLD],
             queued=self.queued,
-            models=tuple(slim(model, _DIGITS) for model in self.models[:_MODELS_TOLD]),
+            models=tuple([slim(model, _DIGITS) for model in self.models[:_MODELS_TOLD]]),
             is_dry_run=self.is_dry_run,
         )
 

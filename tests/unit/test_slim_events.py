@@ -158,3 +158,39 @@ def test_candidates_are_cut_when_they_are_told_not_when_they_are_worked_out() ->
     candidate = CandidateCost(node_id="gpu-node-3", total_s=4.20681234, completion_s=0.123456789, decode_s=4.000000001)
     told = decode(decision_bytes(DecisionEvent(decision=MADE, candidates=(candidate,))), DecisionEvent).candidates[0]
     assert (told.total_s, told.completion_s, told.decode_s) == (4.2068, 0.1235, 4.0)
+
+
+COSTS = st.builds(
+    CandidateCost,
+    node_id=st.just("gpu-node-3"),
+    total_s=FLOATS,
+    completion_s=FLOATS,
+    wait_s=FLOATS,
+    decode_s=st.floats(0, 1.0),
+    preference_s=st.floats(-5.0, 5.0),
+    rtt_s=st.floats(0, 1e-4),
+    is_busy=st.booleans(),
+)
+
+
+@given(COSTS, st.booleans())
+def test_a_candidate_is_told_as_if_it_were_cut_field_by_field(cost: CandidateCost, with_terms: bool) -> None:
+    told = cost.as_event(with_terms=with_terms)
+    assert encode(told) == encode(slim(told, 4))
+    assert told.total_s == rounded(cost.total_s, 4)
+    kept = {name for name in ("wait_s", "decode_s", "preference_s", "rtt_s") if getattr(told, name)}
+    for name in ("wait_s", "decode_s", "preference_s", "rtt_s"):
+        is_minor = abs(getattr(cost, name)) < 0.01 * abs(cost.total_s) or not rounded(getattr(cost, name), 4)
+        assert (name in kept) == (with_terms and not is_minor)
+
+
+@given(st.builds(Forecast, total_s=FLOATS, first_token_s=FLOATS, output_tokens=FLOATS, gap_s=FLOATS), FLOATS)
+def test_a_decision_is_told_without_what_only_the_node_needs(forecast: Forecast, queue_s: float) -> None:
+    made = msgspec.structs.replace(MADE, forecast=forecast, queue_s=queue_s)
+    data = encode(made.as_event())
+    assert not any(zero in data for zero in (b":0.0,", b":0.0}"))
+    told = decode(data, Decision)
+    assert (told.node_url, told.instance, told.term, told.forecast.gap_s) == ("", "", 0, 0.0)
+    assert told.forecast.total_s == rounded(forecast.total_s, 4)
+    assert told.queue_s == rounded(queue_s, 4)
+    assert (told.reason, told.rejected, told.caller) == (MADE.reason, MADE.rejected, MADE.caller)

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from sollol_agents.scorer.choice.cost import CostRules
-from sollol_agents.scorer.choice.eligibility import Verdicts
 from sollol_agents.scorer.choice.horizon import LeftSeconds
+from sollol_agents.scorer.choice.verdicts import Verdicts
 from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.attempts import Attempt
@@ -265,9 +265,9 @@ class SchedulerCore:
         if lesson.attempt is not None:
             self._ledger.forget(lesson.attempt)
             self._flow.went(now)
-        change = self.fleet.fail(outcome.node_id, now) if lesson.is_node_failing else FleetChange()
-        change.has_room = True
-        return [*effects, *self._after(change, now)]
+        if lesson.is_node_failing:
+            return [*effects, *self._after(self.fleet.fail(outcome.node_id, now), now)]
+        return [*effects, *self._plan(now)]
 
     def tick(self, now: float) -> list[Effect]:
         """Applies what the passing of time changes; call it a few times a second."""

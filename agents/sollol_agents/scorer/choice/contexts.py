@@ -32,13 +32,24 @@ def wanted_room(context: TaskContext) -> Needs:
     if context.is_load_only:
         return ()
     prompt = _rounded(context.prompt_tokens * _DOUBT + _TEMPLATE_TOKENS)
-    whole = _rounded(context.prompt_tokens * _DOUBT + _TEMPLATE_TOKENS + (context.max_output_tokens or 0))
-    wanted = {prompt, whole, max(whole, context.num_ctx or 0)}
+    wanted = {prompt, _whole(context), most_room(context)}
     return tuple(sorted(wanted, reverse=True))
 
 
+def most_room(context: TaskContext) -> int:
+    """The largest of what a request brings; 0 for one that is not read."""
+    if context.is_load_only:
+        return 0
+    whole = _whole(context)
+    return whole if context.num_ctx is None else max(whole, context.num_ctx)
+
+
+def _whole(context: TaskContext) -> int:
+    return _rounded(context.prompt_tokens * _DOUBT + _TEMPLATE_TOKENS + (context.max_output_tokens or 0))
+
+
 def _rounded(tokens: float) -> int:
-    return max(_SMALLEST_TOKENS, 1 << (max(1, int(tokens)) - 1).bit_length())
+    return 1 << (int(tokens) - 1).bit_length() if tokens > _SMALLEST_TOKENS else _SMALLEST_TOKENS
 
 
 def room_tokens(node: Node, model: str, context: TaskContext) -> int:
@@ -80,8 +91,7 @@ class Rooms:
     def needs_of(self, model: str, context: TaskContext) -> Needs:
         """What a request brings, where some node has less room than that."""
         smallest = self._smallest_of(model, context)
-        needs = wanted_room(context) if smallest else ()
-        return needs if needs and smallest < needs[0] else ()
+        return wanted_room(context) if smallest and smallest < most_room(context) else ()
 
     def _smallest_of(self, model: str, context: TaskContext) -> int:
         if self._version != self._fleet.shape_version or len(self._smallest) > _KNOWN_MAX:

@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from sollol_agents.scorer.choice import continuing
 from sollol_agents.scorer.choice.abilities import can_refuse, lacking, who_would_refuse
 from sollol_agents.scorer.choice.contexts import room_tokens, with_room
-from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
-from sollol_agents.scorer.fleet.fleet import Fleet
+from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.fleet.residency import SAFETY_BYTES, need_bytes
 from sollol_agents.scorer.knowledge.sleeper import Phase, Sleeper
@@ -44,7 +43,6 @@ TRANSIENT = frozenset(
 _GIB = 1024.0**3
 _LABEL_SHOWN = 40
 _DETAIL_MAX = 160
-_CLASSES_LIMIT = 512
 
 _Standing = tuple[NodeState, bool, bool, bool]
 """A node's state, whether it sleeps, whether it is late in waking, and whether it drains."""
@@ -221,39 +219,6 @@ class EligibilityClass:
         kept = {n.node_id for n in proven}
         rejections += [_unreliable(n, self._floor) for n in nodes if n.node_id not in kept]
         return proven
-
-
-class Verdicts:
-    """The verdict on every node for each class of requests, as long as the fleet keeps its shape. Bounded."""
-
-    def __init__(self, fleet: Fleet, soft_floor: float, here: str = "") -> None:
-        self._fleet = fleet
-        self._floor = soft_floor
-        self._here = here
-        self._known: dict[ClassKey, tuple[int, EligibilityClass]] = {}
-
-    def of(self, waiting: Waiting, now: float) -> EligibilityClass:
-        """The verdict for requests like this one, up to date."""
-        version = self._fleet.shape_version
-        known = self._known.get(waiting.class_key)
-        if known is not None and known[0] == version:
-            return known[1]
-        verdict = known[1] if known is not None else EligibilityClass(waiting, self._floor, self._here)
-        reshaped = self._fleet.reshaped_since(known[0]) if known is not None else None
-        if reshaped is None or not verdict.stands(reshaped, self._fleet.nodes, now):
-            verdict.refresh(self._fleet.nodes.values(), now)
-        self._known[waiting.class_key] = (version, verdict)
-        return verdict
-
-    def is_blocked(self, waiting: Waiting) -> bool:
-        """Whether no node was eligible for requests like this one when it was judged last."""
-        known = self._known.get(waiting.class_key)
-        return known is not None and not known[1].nodes
-
-    def trim(self, *, is_stale: bool) -> None:
-        """Forgets everything when it speaks of nodes that are gone, or is much; callers choose what they ask for."""
-        if is_stale or len(self._known) > _CLASSES_LIMIT:
-            self._known.clear()
 
 
 def _standing(node: Node) -> _Standing:

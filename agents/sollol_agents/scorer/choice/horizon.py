@@ -92,7 +92,8 @@ class Horizon:
         for name, resident in node.residents.by_name.items():
             self.ready[name] = max(resident.ready_at, now + _SOON_S) if resident.is_loading else 0.0
             self.load_ends_at = max(self.load_ends_at, self.ready[name])
-        self._add_twins()
+        if node.twins:
+            self._add_twins()
         sleeper = node.sleeper if node.is_asleep else None
         self.wakes_at = sleeper.ready_at(now) if sleeper is not None else 0.0
         """When a node that sleeps is there; 0: it is."""

@@ -61,14 +61,18 @@ class Waiting:
         "is_away",
         "is_broken_off",
         "is_cpu_only",
+        "judged",
         "key",
         "kind_key",
+        "mode",
         "model",
         "needs_tokens",
         "newcomers_ratio",
         "output_mean",
         "output_median",
+        "priority",
         "request",
+        "request_id",
         "said_tokens",
         "sequence",
         "size_levels",
@@ -87,6 +91,12 @@ class Waiting:
         """Whether some node may have the beginning of its prompt in the cache."""
         self.request = request = as_read(request)
         """As its next attempt has it; see `as_read`."""
+        self.request_id = request.request_id
+        self.priority = request.routing.priority
+        """The declared priority, 0 to 10."""
+        mode = request.routing.routing_mode
+        self.mode = RoutingMode.FAST if mode is RoutingMode.AUTO else mode
+        """What the request optimises for; `auto` counts as FAST."""
         self.sequence = sequence
         self.model = canonical(request.context.model)
         self.enqueued_at = now - request.waited_s if born_at is None else born_at
@@ -106,6 +116,8 @@ class Waiting:
         self.best_work_s = 0.0
         """Predicted work alone on the fastest eligible node; 0 when not known."""
         self.estimates: dict[str, Any] = {}
+        self.judged: tuple[Any, int, Any] | None = None
+        """The verdict on nodes for its class: where it is kept, for which version of the fleet, and the verdict."""
         self.is_away = False
         """Whether its dispatcher left: another one will ask for it, and until then it starts nowhere."""
         self.bound: Binding | None = None
@@ -134,14 +146,14 @@ class Waiting:
     def insist_on_cpu(self) -> None:
         """Makes CPU nodes mandatory."""
         self.is_cpu_only = True
-        self.class_key = (*self.class_key, "cpu")
+        self.class_key, self.judged = (*self.class_key, "cpu"), None
         self.kind_key = self._kind_key()
 
     def look_for_room(self, needs_tokens: tuple[int, ...]) -> None:
         """Makes nodes with so much room for its prompt go first."""
         if needs_tokens:
             self.needs_tokens = needs_tokens
-            self.class_key = (*self.class_key, needs_tokens)
+            self.class_key, self.judged = (*self.class_key, needs_tokens), None
             self.kind_key = self._kind_key()
 
     def _kind_key(self) -> tuple[object, ...]:
@@ -155,11 +167,6 @@ class Waiting:
         self.sequence = before.sequence
 
     @property
-    def request_id(self) -> str:
-        """The request's id."""
-        return self.request.request_id
-
-    @property
     def asked_tokens(self) -> int:
         """Length of the prompt alone."""
         return self.request.context.prompt_tokens - self.said_tokens
@@ -168,17 +175,6 @@ class Waiting:
     def wanted(self) -> str:
         """What the caller calls the node that it wants; empty: none in particular."""
         return self.request.routing.node_id or ""
-
-    @property
-    def priority(self) -> int:
-        """The declared priority, 0 to 10."""
-        return self.request.routing.priority
-
-    @property
-    def mode(self) -> RoutingMode:
-        """What the request optimises for; `auto` counts as FAST."""
-        mode = self.request.routing.routing_mode
-        return RoutingMode.FAST if mode is RoutingMode.AUTO else mode
 
     def arrival_rank(self) -> float:
         """The rank with which it came in."""

@@ -44,7 +44,7 @@ class FleetChange:
 
     __slots__ = ("events", "expired", "has_room", "lost", "vanished")
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_room: bool = False) -> None:
         self.events: list[NodeEvent | SleepEvent] = []
         self.lost: list[Attempt] = []
         """Attempts of a process that is gone, which nobody has reported yet."""
@@ -52,7 +52,7 @@ class FleetChange:
         """Attempts that the node no longer lists: they ended, their outcome was or will be told."""
         self.expired: list[Attempt] = []
         """Grants that no node took."""
-        self.has_room = False
+        self.has_room = has_room
         """Whether a request that waits might start now."""
 
 
@@ -212,8 +212,8 @@ class Fleet:
         return node.release(attempt_id, is_loaded=is_loaded) if node is not None else None
 
     def fail(self, node_id: str, now: float) -> FleetChange:
-        """An attempt on this node just failed: it is suspect until its next heartbeat."""
-        change = FleetChange()
+        """An attempt on this node just failed: its slot is free, and the node suspect until its next heartbeat."""
+        change = FleetChange(has_room=True)
         node = self.nodes.get(node_id)
         if node is not None:
             node.is_failing = True

@@ -17,6 +17,7 @@ from sollol_agents.scorer.knowledge.prefixes import PrefixMirror
 from sollol_agents.scorer.knowledge.reliability import Record
 from sollol_agents.scorer.knowledge.sleeper import Sleeper
 from sollol_agents.scorer.knowledge.speeds import LoadRatio, NodeSpeeds, Pace
+from sollol_schemas.node_names import host_and_port
 from sollol_schemas.telemetry import (
     EngineKind,
     InFlight,
@@ -58,6 +59,8 @@ class Node:
         self.revision = telemetry.revision
         self.seq = -1
         self.telemetry = telemetry
+        self.host = host_and_port(telemetry)
+        """The machine of its engine, with the engine's port where that is known."""
         self.joined_at = now
         self.seen_at = now
         self.clock = NodeClock()
@@ -198,6 +201,7 @@ class Node:
         )
         if signature != self._signature:
             self._signature = signature
+            self.host = host_and_port(t)
             self.reshape()
             self.speed_version += 1
             self.load_version += 1

@@ -95,7 +95,7 @@ class Flow:
 
 def _faded(known: tuple[float, float], now: float) -> float:
     rate, at = known
-    return rate * math.exp(-max(0.0, now - at) / _DEMAND_S)
+    return rate * math.exp((at - now) / _DEMAND_S) if now > at else rate
 
 
 class RankedWork:

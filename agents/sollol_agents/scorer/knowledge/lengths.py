@@ -20,6 +20,8 @@ _PRIOR_TOKENS = {
     "coding": 400.0,
 }
 _DEFAULT_TOKENS = 180.0
+_PRIOR_LOG = {task: math.log(tokens) for task, tokens in _PRIOR_TOKENS.items() if tokens}
+_DEFAULT_LOG = math.log(_DEFAULT_TOKENS)
 _LEAN = 4.0  # samples that a parent counts for
 _MIN_ALPHA = 0.05
 _LIMIT = 4096
@@ -53,7 +55,7 @@ class LengthTable:
         """Expected median of output tokens; 0 for embeddings, otherwise >= 1."""
         if task_type == "embedding":
             return 0.0
-        mu = math.log(_PRIOR_TOKENS.get(task_type, _DEFAULT_TOKENS))
+        mu = _PRIOR_LOG.get(task_type, _DEFAULT_LOG)
         for key in _lineage(model, task_type, prompt_tokens):
             cell = self._cells.get(key)
             if cell is not None:

@@ -36,17 +36,19 @@ CEILING = lower_bound(1.0 / (1.0 - _KEEP), 1.0 / (1.0 - _KEEP))
 class Record:
     """Successes and failures of one node, or of one model on it."""
 
-    __slots__ = ("_deviation", "attempts", "successes")
+    __slots__ = ("_bound", "_deviation", "attempts", "successes")
 
     def __init__(self) -> None:
         self.attempts = 0.0
         self.successes = 0.0
         self._deviation = 0.0
+        self._bound: float | None = 0.0
 
     def count(self, *, is_success: bool) -> None:
         """Counts one attempt that is charged to the node."""
         self.attempts = self.attempts * _KEEP + 1.0
         self.successes = self.successes * _KEEP + (1.0 if is_success else 0.0)
+        self._bound = None
 
     def compare(self, actual_s: float, predicted_s: float) -> None:
         """Learns how far actual times stray from predicted ones."""
@@ -66,10 +68,11 @@ class Record:
         """Goes on from counts of a former process; does nothing when this one has counted already."""
         if not self.attempts:
             self.attempts, self.successes, self._deviation = learned.attempts, learned.successes, learned.deviation
+            self._bound = None
 
     def forget(self) -> None:
         """Begins anew."""
-        self.attempts = self.successes = self._deviation = 0.0
+        self.attempts = self.successes = self._deviation = self._bound = 0.0
 
     @property
     def expected(self) -> float:
@@ -79,7 +82,10 @@ class Record:
     @property
     def bound(self) -> float:
         """Lower confidence bound of the success ratio; 0 to 1."""
-        return lower_bound(self.successes, self.attempts)
+        bound = self._bound
+        if bound is None:
+            bound = self._bound = lower_bound(self.successes, self.attempts)
+        return bound
 
     @property
     def dispersion(self) -> float:

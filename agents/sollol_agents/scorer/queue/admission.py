@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 
 from sollol_agents.scorer.choice.contexts import Rooms
-from sollol_agents.scorer.choice.eligibility import EligibilityClass, Verdicts
+from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.groups import GroupBook
+from sollol_agents.scorer.choice.verdicts import Verdicts
 from sollol_agents.scorer.choice.waiting import Belief, Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.fleet import Fleet
@@ -93,7 +94,8 @@ class Admission:
 
     def _rank_by(self, waiting: Waiting, belief: Belief) -> None:
         waiting.belief = belief
-        mean = waiting.limited_mean(belief.median_tokens)
+        is_its = belief.median_tokens == waiting.output_median
+        mean = waiting.output_mean if is_its else waiting.limited_mean(belief.median_tokens)
         waiting.best_work_s = work_s = belief.work_s(waiting.request.context.prompt_tokens, mean)
         is_ranked = waiting.mode is not RoutingMode.ASYNC and work_s > 0 and self._config.theta > 0
         if is_ranked and waiting.is_broken_off:  # somebody reads it, and waits in its middle

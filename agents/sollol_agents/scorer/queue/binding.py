@@ -16,9 +16,9 @@ import msgspec
 
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.choice import model_choice
-from sollol_agents.scorer.choice.eligibility import Verdicts
 from sollol_agents.scorer.choice.groups import Binding, GroupBook
 from sollol_agents.scorer.choice.model_choice import Contender, Picked, Turns
+from sollol_agents.scorer.choice.verdicts import Verdicts
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.knowledge.demand import Demand

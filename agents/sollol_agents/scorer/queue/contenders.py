@@ -18,10 +18,11 @@ from sollol_agents.scorer.choice import model_choice
 from sollol_agents.scorer.choice.abilities import lacking
 from sollol_agents.scorer.choice.contexts import room_tokens, wanted_room
 from sollol_agents.scorer.choice.cost import Cost
-from sollol_agents.scorer.choice.eligibility import EligibilityClass, Verdicts
+from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.groups import Fallen
 from sollol_agents.scorer.choice.model_choice import Contender
 from sollol_agents.scorer.choice.profiles import speed_up
+from sollol_agents.scorer.choice.verdicts import Verdicts
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node

@@ -16,8 +16,8 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sollol_agents.scorer.choice.eligibility import Verdicts
 from sollol_agents.scorer.choice.profiles import speed_up
+from sollol_agents.scorer.choice.verdicts import Verdicts
 from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.nodes import Node

@@ -18,7 +18,6 @@ from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Fore
 from sollol_schemas.grant import Granted
 from sollol_schemas.groups import GroupStrategy
 from sollol_schemas.ids import attempt_id
-from sollol_schemas.node_names import host_and_port
 from sollol_schemas.prices import significant
 from sollol_schemas.slim import rounded
 
@@ -45,7 +44,7 @@ def made_decision(
         best = sorted(best, key=lambda c: c.total_s)[:_CANDIDATES]
         if cost not in best:
             best[-1] = cost
-    candidates = tuple(_with_expense(explain(c, now), c) for c in best)
+    candidates = tuple([_with_expense(explain(c, now), c) for c in best])
     reason = choice.reason or contrast(
         candidates[best.index(cost)],
         candidates,
@@ -88,25 +87,26 @@ def _of_group(waiting: Waiting, reason: str) -> str:
 
 
 def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityClass, facts: Circumstances) -> Decision:
-    request, node = waiting.request, cost.horizon.node
+    request, node, bound = waiting.request, cost.horizon.node, waiting.bound
+    context, model = request.context, node.installed[waiting.model]
     return Decision(
         request_id=request.request_id,
         attempt_id=attempt_id(request.request_id, request.number),
-        job_id=request.context.job_id,
+        job_id=context.job_id,
         node_id=node.node_id,
         node_url=node.telemetry.engine.url,
-        host=host_and_port(node.telemetry),
+        host=node.host,
         instance=node.instance,
-        model=node.installed[waiting.model].name,
-        fingerprint=node.installed[waiting.model].fingerprint,
+        model=model.name,
+        fingerprint=model.fingerprint,
         continued_tokens=waiting.said_tokens,
-        group=waiting.bound.group.name if waiting.bound is not None else "",
-        alternatives=max(0, len(waiting.bound.models) - 1) if waiting.bound is not None else 0,
-        is_cheap_first=waiting.bound is not None and waiting.bound.group.strategy is GroupStrategy.CHEAP_FIRST,
-        kind=request.context.kind,
-        task_type=request.context.task_type,
-        coding_category=request.context.coding_category or "",
-        complexity=request.context.complexity_class,
+        group=bound.group.name if bound is not None else "",
+        alternatives=max(0, len(bound.models) - 1) if bound is not None else 0,
+        is_cheap_first=bound is not None and bound.group.strategy is GroupStrategy.CHEAP_FIRST,
+        kind=context.kind,
+        task_type=context.task_type,
+        coding_category=context.coding_category or "",
+        complexity=context.complexity_class,
         mode=waiting.mode,
         strategy=facts.strategy,
         priority=waiting.priority,

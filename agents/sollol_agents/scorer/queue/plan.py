@@ -308,7 +308,7 @@ class Planner:
             )
         else:
             choice = self.strategy.choose(waiting, costs, now, self._rng)
-        return choice._replace(costs=costs)
+        return Choice(choice.cost, choice.reason, costs, choice.note)
 
     def costs(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> list[Cost]:
         """The cost of every candidate, against the planned state if one is given."""
@@ -335,7 +335,10 @@ class Planner:
     def fastest(self, waiting: Waiting, nodes: Sequence[Node]) -> Profile:
         """The node that has the least work with a request alone; prefixes do not count."""
         prompt, output = waiting.request.context.prompt_tokens, waiting.output_mean
-        return min(self._profiles(waiting, nodes), key=lambda p: prompt / p.prompt_tps + output / p.decode_tps)
+        profiles = self._profiles(waiting, nodes)
+        if len(profiles) == 1:
+            return profiles[0]
+        return min(profiles, key=lambda p: prompt / p.prompt_tps + output / p.decode_tps)
 
     def work_s(self, waiting: Waiting, node: Node) -> float:
         """Predicted work of a request alone on a node."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from sollol_agents.scorer.choice.eligibility import Verdicts
+from sollol_agents.scorer.choice.verdicts import Verdicts
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sollol_agents.scorer.choice.cost import Cost
-from sollol_agents.scorer.choice.eligibility import Verdicts
+from sollol_agents.scorer.choice.verdicts import Verdicts
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet import sleeping

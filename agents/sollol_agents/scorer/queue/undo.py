@@ -21,8 +21,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from sollol_agents.scorer.choice.cost import Cost
-from sollol_agents.scorer.choice.eligibility import Verdicts
 from sollol_agents.scorer.choice.horizon import Horizon
+from sollol_agents.scorer.choice.verdicts import Verdicts
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.attempts import Attempt

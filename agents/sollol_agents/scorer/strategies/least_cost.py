@@ -45,6 +45,8 @@ class LeastCost:
     def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:
         """The cheapest candidate under the hold rule."""
         best = costs[0]
+        if len(costs) == 1:
+            return Choice(best, "")
         best_free: Cost | None = None
         for cost in costs:
             if cost.total_s < best.total_s:
