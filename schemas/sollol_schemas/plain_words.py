@@ -18,6 +18,14 @@ _KINDS: Final = {
     "bytes": "bytes",
 }
 _RANGES: Final = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
+_QUOTES: Final = "'\""
+_SIGNS: Final = re.compile(r"\^\[(?P<signs>[^]]+)\](?:\*|\{(?P<least>\d+),(?P<most>\d+)\})\$")
+_CLASSES: Final = {
+    "A-Za-z0-9_-": "letters, digits, _ or -",
+    "A-Za-z0-9": "letters or digits",
+    "!-~": "printable characters without blanks",
+    "0-9a-f": "hexadecimal digits",
+}
 _PLACE: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 
 
@@ -33,6 +41,18 @@ def in_plain_words(reason: str) -> str:
         if found := pattern.match(said):
             return words(what, found)
     return f"{what}: {said}" if place else said
+
+
+def signs_of(pattern: str) -> str:
+    """What a text may be made of, in words: `1 to 64 letters, digits, _ or -`; an odd expression stays one."""
+    shown = pattern.partition("(?!")[0]
+    found = _SIGNS.fullmatch(shown)
+    if found is None or found["signs"] not in _CLASSES:
+        return f"text matching {shown}"
+    least, most, signs = found["least"], found["most"], _CLASSES[found["signs"]]
+    if most is None:
+        return signs
+    return f"at most {most} {signs}" if least == "0" else f"{least} to {most} {signs}"
 
 
 def _ranged(what: str, found: re.Match[str]) -> str:
@@ -61,7 +81,7 @@ _WORDS: Final[tuple[tuple[re.Pattern[str], Callable[[str, re.Match[str]], str]],
     (re.compile(r"^Expected `([^`]+)` (of length )?(<=|>=|<|>) ([-\d.e+]+)$"), _ranged),
     (
         re.compile(r"^Expected `str` matching regex (.*)$", re.DOTALL),
-        lambda what, found: f"{what} has signs that it may not have; it must match {found[1]}",
+        lambda what, found: f"{what} must be {signs_of(found[1].strip(_QUOTES))}",
     ),
     (
         re.compile(r"^Object missing required field `([^`]+)`$"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from sollol_bus.transport.config import DEFAULT_URL
 from sollol_bus.transport.reading import NO_TLS
@@ -40,25 +40,30 @@ def is_absence(why: str) -> bool:
     return "CERTIFICATE" not in why and not any(word in why.lower() for word in ("authorization", "revoked", "ssl"))
 
 
+_JOIN: Final = "Join with the line that `sollol invite` prints, or"
+_ADVICE: Final = (
+    ("mismatch", "Use an address that its certificate names: one that `sollol fleet init` was given with --host."),
+    ("certificate_verify_failed", f"{_JOIN} name the CA that signed the server's certificate with --nats-tls-ca-file."),
+    (NO_TLS.lower(), "Switch TLS on there; without tls:// and a CA in the settings everything would be sent in clear."),
+    ("revoked", "These credentials count no more; `sollol fleet rotate NAME` where the fleet was made gives new ones."),
+    (
+        "authorization",
+        f"{_JOIN} give credentials: --nats-creds-file or --nats-user; a revoked member's count no more.",
+    ),
+)
+"""Words of what went wrong, in lower case, and what to do; the first that fits."""
+_ELSEWHERE: Final = (
+    "Does `sollol up` run there, and does that machine let others in? Another address is given with --nats or "
+    "SOLLOL_NATS, in Python with Client(address)."
+)
+_HERE: Final = (
+    "The first machine of a fleet runs `sollol up`; from any other one name it with --nats or SOLLOL_NATS, in "
+    "Python with Client(address)."
+)
+
+
 def advice(why: str, url: str) -> str:
     """What to do about a connection that could not be made to this address."""
-    if "CERTIFICATE_VERIFY_FAILED" in why:
-        return "Name the CA that signed the server's certificate with --nats-tls-ca-file."
-    if NO_TLS in why:
-        return "Switch TLS on there; without tls:// and a CA in the settings everything would be sent in clear."
-    if "revoked" in why.lower():
-        return "These credentials count no more; `sollol fleet rotate NAME` where the fleet was made gives new ones."
-    if "authorization" in why.lower():
-        return (
-            "Join with the line that `sollol invite` prints, or give credentials: --nats-creds-file or --nats-user; "
-            "those of a member that was revoked count no more."
-        )
-    if url != DEFAULT_URL:
-        return (
-            "Does `sollol up` run there, and does that machine let others in? Another address is given with --nats or "
-            "SOLLOL_NATS, in Python with Client(address)."
-        )
-    return (
-        "The first machine of a fleet runs `sollol up`; from any other one name it with --nats or SOLLOL_NATS, in "
-        "Python with Client(address)."
-    )
+    told = why.lower()
+    found = next((text for words, text in _ADVICE if words in told), "")
+    return found or (_HERE if url == DEFAULT_URL else _ELSEWHERE)

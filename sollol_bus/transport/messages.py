@@ -58,12 +58,17 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         value: T = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeFailed(f"not a {_name_of(kind)}: {in_plain_words(_unquoted(str(error)))}") from error
+        raise DecodeFailed(f"not {_one(kind)}: {in_plain_words(_unquoted(str(error)))}") from error
     return value
 
 
 def _name_of(kind: object) -> str:
     return getattr(kind, "__name__", "") or " or ".join(map(_name_of, get_args(kind))) or str(kind)
+
+
+def _one(kind: object) -> str:
+    name = _name_of(kind)
+    return f"{'an' if name[:1] in 'AEIO' else 'a'} {name}"
 
 
 def _unquoted(reason: str) -> str:

@@ -77,6 +77,8 @@ async def test_two_machines_join_with_a_line_each_and_what_is_revoked_is_out(
         refused = await app.run("drain", "desk")
         assert refused.code != 0
         assert "may not publish" in refused.err
+        assert "`sollol invite operator NAME`" in refused.err
+        assert len(refused.err.splitlines()) == 1
         members = await first.told("fleet", "list")
         assert [name in members for name in ("control", "desk", "app")] == [True] * 3
 

@@ -12,7 +12,7 @@ from sollol_agents.cli import __main__ as main
 from sollol_agents.cli import exit_codes
 from sollol_agents.cli.commands.node_operations import not_there
 from sollol_agents.node.engines.refusals import refusal
-from sollol_bus.errors import NotConnected, RequestTimedOut, SollolError, UnknownModel, error_from
+from sollol_bus.errors import NotConnected, NotPermitted, RequestTimedOut, SollolError, UnknownModel, error_from
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connecting import advice
 from sollol_schemas.decision import Rejection, RejectionReason
@@ -69,6 +69,11 @@ REFUSALS: dict[str, SollolError] = {
     "load with a slip": not_there(UnknownModel("x"), "laptop", "llama3.1-8b", THERE),
     "nobody listens here": NotConnected(f"nobody listens: {advice('refused', 'nats://127.0.0.1:4222')}"),
     "nobody listens there": NotConnected(f"nobody listens: {advice('refused', 'nats://den:4222')}"),
+    "a certificate of somebody else": NotConnected(f"no: {advice('CERTIFICATE_VERIFY_FAILED', 'tls://den:4222')}"),
+    "a certificate of another name": NotConnected(f"no: {advice('Hostname mismatch', 'tls://den:4222')}"),
+    "not for clients": NotPermitted("these credentials may not publish to sollol.v1.admin.node.drain"),
+    "not for nodes": NotPermitted("these credentials may not publish to sollol.v1.nodes"),
+    "no such group": body(ErrorCode.UNKNOWN_MODEL, "no group is called 'h'; there are auto", groups=["auto"]),
     "no answer": RequestTimedOut("no answer on sollol.v1.nodes within 5 s"),
 }
 
@@ -98,6 +103,10 @@ COMMAND_LINES = (
     ["discover", "10.0.0.0/8"],
     ["discover", "gpu*"],
     ["join", "abc"],
+    ["invite", "node", "a b"],
+    ["invite", "nod", "desk"],
+    ["fleet", "revoke", "a b"],
+    ["warm", "m", "--system", "no-such-file"],
 )
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from sollol_bus.errors import BusError, ConfigError, NoResponders, NotConnected, RequestTimedOut, SollolError
+from sollol_bus.errors import (
+    BusError,
+    ConfigError,
+    NoResponders,
+    NotConnected,
+    NotPermitted,
+    RequestTimedOut,
+    SollolError,
+)
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.nearest import did_you_mean
@@ -37,6 +45,8 @@ _LIFTED_BY_SOFT: Final = frozenset(
         RejectionReason.NOT_CHOSEN_NODE,
     }
 )
+_MAY_ASK: Final = "a client's may: `sollol invite client NAME`, on the first machine"
+_MAY_STEER: Final = "an operator's may: `sollol invite operator NAME`, on the first machine"
 _NOBODY: Final = frozenset({ErrorCode.NO_NODES, ErrorCode.ACTOR_STOPPED})
 
 
@@ -55,6 +65,10 @@ def line_of(error: SollolError) -> str:
     hint = _HINTS.get(error.body.code, "") if not isinstance(error, (ConfigError, BusError)) else ""
     if isinstance(error, (NoResponders, RequestTimedOut)):
         hint = "is `sollol up` running there? `sollol doctor` looks"
+    if "groups" in error.body.details:
+        hint = "`sollol group list` shows them"
+    if isinstance(error, NotPermitted):
+        hint = _MAY_STEER if any(part in text for part in (".admin.", "$")) else _MAY_ASK
     if error.body.code is ErrorCode.NO_ELIGIBLE_NODE and _is_liftable(error.body):
         hint = _SOFT_HINT
     if "did you mean" not in text:

@@ -56,6 +56,10 @@ _INNER = frozenset(
     }
 )
 """Actions of the machinery, or told otherwise: for programs that read the log, and at `debug`, not for onlookers."""
+_OF_THE_SERVER = "sollol_bus.transport.connection"
+"""The logger of what the NATS server says."""
+_REFUSED_QUESTIONS = ("permissions violation for publish to", 'permissions violation for subscription to "_inbox')
+"""What the server says of a question that may not be asked, and of the inbox for its answer."""
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
@@ -182,6 +186,23 @@ def only_trouble() -> Iterator[None]:
     finally:
         for handler, level in zip(handlers, levels, strict=True):
             handler.setLevel(level)
+
+
+@contextlib.contextmanager
+def refusals_told_by_errors() -> Iterator[None]:
+    """Leaves out that the server refuses what a command asks: the error that it ends with says so. Not at `debug`."""
+    logger = logging.getLogger(_OF_THE_SERVER)
+    logger.addFilter(_is_no_refused_question)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_refused_question)
+
+
+def _is_no_refused_question(record: logging.LogRecord) -> bool:
+    text = record.getMessage().lower()
+    is_refused = any(part in text for part in _REFUSED_QUESTIONS)
+    return not is_refused or logging.getLogger().level <= logging.DEBUG
 
 
 def set_up(config: LogConfig) -> None:

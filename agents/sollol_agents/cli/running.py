@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sollol_agents.cli import exit_codes, lean_start
+from sollol_agents.cli import exit_codes, lean_start, log_lines
 from sollol_bus.errors import ConfigError, NotConnected
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connecting import advice
@@ -138,7 +138,7 @@ async def _wait_for_server(bus: BusConfig) -> None:
     told_at = float("-inf")
     for delay_s in delays(_FIRST_RETRY_S, _LAST_RETRY_S):
         try:
-            await _expect_listener(bus)
+            await expect_listener(bus)
             connection = await Bus.connect(bus)
         except (NoServer, NotConnected) as error:
             if loop.time() - told_at >= _TELL_EVERY_S:
@@ -164,18 +164,19 @@ async def connected(bus: BusConfig, name: str = "sollol-cli") -> AsyncIterator[C
         NotConnected: No NATS server answers there.
     """
     client = Client(msgspec.structs.replace(bus, name=name))
-    try:
-        await _expect_listener(bus)
-        await client.start()
-    except ConfigError as error:
-        raise NotConnected(error.message) from error
-    try:
-        yield client
-    finally:
-        await client.close()
+    with log_lines.refusals_told_by_errors():
+        try:
+            await expect_listener(bus)
+            await client.start()
+        except ConfigError as error:
+            raise NotConnected(error.message) from error
+        try:
+            yield client
+        finally:
+            await client.close()
 
 
-async def _expect_listener(bus: BusConfig) -> None:
+async def expect_listener(bus: BusConfig) -> None:
     """Returns unless it is certain that nobody listens: a person is told at once, an actor waits for its server.
 
     Raises:

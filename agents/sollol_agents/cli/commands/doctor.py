@@ -28,7 +28,7 @@ from sollol_agents.fleet_view.alerts import AlertKind, AlertLevel, alerts
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.machine.gpu import find_gpus, with_shared_memory
 from sollol_agents.node.machine.host import sample_host
-from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted, RequestTimedOut
+from sollol_bus.errors import BusError, ConfigError, NoResponders, NotConnected, NotPermitted, RequestTimedOut
 from sollol_bus.jetstream.vacancy import NO_QUORUM
 from sollol_bus.server.config import default_store_dir, find_binary
 from sollol_bus.server.room import OFF_BELOW_BYTES
@@ -87,7 +87,8 @@ def doctor(
 
     async def main() -> int:
         findings.extend([check_python(), check_server_binary(), check_disk(), *check_gpus()])
-        of_bus = await check_bus(bus, repair=repair)
+        with log_lines.refusals_told_by_errors():
+            of_bus = await check_bus(bus, repair=repair)
         findings.extend([without_need(await check_engine(), of_bus), *of_bus])
         return exit_codes.FAILED if any(f.level is Level.PROBLEM for f in findings) else exit_codes.OK
 
@@ -195,8 +196,9 @@ async def check_bus(config: BusConfig, *, repair: bool = False) -> list[Finding]
     """NATS, JetStream, streams, clock, actors and nodes."""
     try:
         own_inbox = client_inbox_prefix(config.user)
+        await running.expect_listener(config)
         bus = await Bus.connect(msgspec.structs.replace(config, name="sollol-doctor", inbox_prefix=own_inbox))
-    except ConfigError as error:
+    except (ConfigError, NotConnected) as error:
         found, _, remedy = error.message.partition(". ")
         remedy = f"{remedy[:1].lower()}{remedy[1:].removesuffix('.')}"
         problem = Finding(check="nats", level=Level.PROBLEM, found=found, remedy=remedy)
@@ -337,14 +339,18 @@ async def _check_nodes(bus: Bus) -> list[Finding]:
     findings = []
     for view in reply.nodes:
         told = view.telemetry
-        found = f"{view.node_id} is {view.state.value}, {told.engine.kind} {told.engine.version} at {told.engine.url}"
+        engine = " ".join(filter(None, (told.engine.kind, told.engine.version)))
+        found = f"{view.node_id} is {view.state.value}, {engine} at {told.engine.url}"
         level, remedy = Level.OK, ""
         if view.is_asleep:
             found = f"{view.node_id} is {view.condition}; a request that needs it wakes it, in {seconds(view.wake_s)}"
         elif view.has_left:
             found = f"{view.node_id} left {seconds(view.heartbeat_age_s)} ago, in order"
         elif not told.engine.is_reachable:
-            level, remedy = Level.WARNING, f"its engine does not answer: {told.engine.detail}"
+            level, found = Level.WARNING, f"{view.node_id} is {view.state.value}, without an engine"
+            remedy = (
+                f"{told.engine.url} does not answer {view.node_id} ({told.engine.detail}): start its engine, or --url"
+            )
         elif view.state is not NodeState.UP:
             level, remedy = Level.WARNING, f"last heard of {seconds(view.heartbeat_age_s)} ago; look at its log"
         elif told.version not in ("", VERSION):

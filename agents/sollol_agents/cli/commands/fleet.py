@@ -33,7 +33,7 @@ from sollol_agents.cli.settings.section import config_home
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.registrar import config as files
 from sollol_agents.registrar.config import write_secret
-from sollol_bus.errors import ConfigError, NoResponders, SollolError, error_from
+from sollol_bus.errors import ConfigError, NoResponders, NotConnected, SollolError, error_from
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.acting import signed, tell_act
 from sollol_bus.transport.clock import wall_s
@@ -165,8 +165,7 @@ def limit(
 ) -> int:
     """Changes the team and the ceilings of a caller, and shows them; they hold within a moment."""
     log_lines.set_up(log)
-    if not is_bus_id(name):
-        raise ConfigError(f"{name!r} is no name of a caller")
+    _named(name)
     changes = given(team, max_priority, per_minute, concurrent, jobs, sees_all=sees_all)
 
     async def main() -> int:
@@ -225,7 +224,7 @@ def revoke(
     async def note(client: Client) -> None:
         await StandingStore(client.bus).change(gone(name))
 
-    return _ask(bus, log, Revoke(name=name), tell, then=note)
+    return _ask(bus, log, Revoke(name=_named(name)), tell, then=note)
 
 
 @of_commands.for_clients()
@@ -258,7 +257,7 @@ def invite(
             await StandingStore(client.bus).change(change)
 
     return _ask(
-        bus, log, Invite(name=name, role=_ROLES[role]), lambda reply: _tell_token(reply, json_=json_), then=note
+        bus, log, Invite(name=_named(name), role=_ROLES[role]), lambda reply: _tell_token(reply, json_=json_), then=note
     )
 
 
@@ -303,7 +302,23 @@ def _ask(
             tell(reply)
         return exit_codes.OK
 
-    return running.run(main)
+    try:
+        return running.run(main)
+    except NotConnected as error:
+        if (config_home() / "sollol.toml").exists():
+            raise
+        raise NotConnected(f"{error.message} `sollol fleet init` makes a fleet that can invite.") from error
+
+
+def _named(name: str) -> str:
+    """The name of a member as it was given.
+
+    Raises:
+        ConfigError: Nobody can have it.
+    """
+    if not is_bus_id(name):
+        raise ConfigError(f"{name!r} cannot be a name: 1 to 64 letters, digits, _ or -")
+    return name
 
 
 def _own_hosts() -> list[str]:

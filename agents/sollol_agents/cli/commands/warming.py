@@ -68,7 +68,9 @@ def _read(name: str) -> str:
     """
     try:
         return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"--system names a file, or - for stdin: {name!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"--system {name}: {error}") from error
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Union
 
 import msgspec.inspect as mi
 
+from sollol_schemas.plain_words import signs_of
+
 
 class Shape(StrEnum):
     """How the text of a setting becomes a value."""
@@ -72,7 +74,7 @@ def allowed_by(kind: mi.Type) -> str:  # noqa: PLR0911 one line for each kind of
         case mi.LiteralType():
             return ", ".join(str(value) for value in kind.values)
         case mi.StrType():
-            return f"text matching {kind.pattern.partition('(?!')[0]}" if kind.pattern else "text"
+            return signs_of(kind.pattern) if kind.pattern else "text"
         case mi.DictType():
             return "KEY=VALUE"
         case mi.VarTupleType() | mi.ListType() | mi.SetType() | mi.FrozenSetType():
