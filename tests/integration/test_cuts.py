@@ -29,11 +29,15 @@ class Office:
         self.named: list[Cut] = []
         self.refused_: list[str] = []
         self.looked: list[float] = []
+        self.is_running = True
         self.fleet = Fleet(ScorerConfig())
 
     @property
     def undo(self) -> Office:
         return self
+
+    def may_cut(self, _now: float) -> bool:
+        return self.is_running
 
     def cuts(self, now: float) -> list[Cut]:
         self.looked.append(now)
@@ -136,6 +140,16 @@ async def test_a_scorer_out_of_office_looks_at_nothing(stage: Stage) -> None:
     await asyncio.sleep(0.1)
     assert stage.office.looked == []
     stage.office.term = 8
+    stage.cuts.look_soon()
+    await eventually(lambda: bool(stage.office.looked))
+
+
+async def test_nothing_is_looked_at_while_nothing_runs(stage: Stage) -> None:
+    stage.office.is_running = False
+    stage.cuts.look_soon()
+    stage.office.is_running = True
+    await asyncio.sleep(0.1)
+    assert stage.office.looked == []
     stage.cuts.look_soon()
     await eventually(lambda: bool(stage.office.looked))
 

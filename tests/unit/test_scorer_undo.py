@@ -237,6 +237,18 @@ def test_an_urgent_request_is_held_for_a_fast_slot_rather_than_start_on_a_slow_n
     assert granted(effects)["urgent"].decision.node_id == "fast"
 
 
+def test_whoever_asks_while_nothing_runs_has_nothing_to_look_at_and_takes_the_next_cuts() -> None:
+    fleet = stage()
+    long_answers(fleet)
+    node(fleet, "fast", FAST)
+    assert not fleet.core.undo.may_cut(fleet.now)
+    assert ask(fleet, "low", priority=1) == "fast"
+    run(fleet, "fast", "low-1")
+    assert ask(fleet, "urgent", priority=9, context=short(400)) == "", "held though nobody looked since it runs"
+    assert fleet.core.undo.may_cut(fleet.now)
+    assert not stage(undo_for_priority=False, undo_to_rebalance=False).core.undo.may_cut(fleet.now)
+
+
 def test_a_successor_holds_an_urgent_request_for_the_slot_of_what_its_predecessor_granted() -> None:
     fleet = stage()
     long_answers(fleet)

@@ -41,6 +41,9 @@ PER_S: Final = 8.0
 class Undoing(Protocol):
     """Decides which answers to move."""
 
+    def may_cut(self, now: float) -> bool:
+        """Whether anything runs that could be moved; whoever asks this takes the cuts for which requests wait."""
+
     def cuts(self, now: float) -> list[Cut]:
         """What to cut now; each is named once."""
 
@@ -100,9 +103,9 @@ class Cuts:
         self._refused = 0
 
     def look_soon(self) -> None:
-        """Something changed that may make a cut worth it."""
-        if self._timer is None and self._office.term:
-            delay_s = max(_SOON_S, self._not_before - self._clock())
+        """Something changed that may make a cut worth it, while anything runs."""
+        if self._timer is None and self._office.term and self._office.undo.may_cut(now := self._clock()):
+            delay_s = max(_SOON_S, self._not_before - now)
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
 
     def open(self) -> tuple[Subscription, ...]:

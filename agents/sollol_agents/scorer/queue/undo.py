@@ -92,16 +92,18 @@ class Undo:
         self._heard_at = -math.inf
         """When somebody asked for cuts last."""
 
+    def may_cut(self, now: float) -> bool:
+        """Whether anything runs that could be cut; whoever asks this takes the cuts for which requests wait."""
+        self._heard_at = now
+        return bool(self._fleet.in_flight) and (self._config.undo_for_priority or self._config.undo_to_rebalance)
+
     def cuts(self, now: float) -> list[Cut]:
         """What to cut now; each is remembered as under way, and is not named again."""
         config = self._config
-        if not (config.undo_for_priority or config.undo_to_rebalance):
-            return []
-        self._heard_at = now
         found = [cut for cut in self._ready if self._fleet.attempt(cut.attempt_id) is not None]
         self._ready.clear()
-        if not self._fleet.in_flight:
-            return found
+        if not self.may_cut(now):
+            return []
         self._settle(now)
         self._gains.begin()
         if config.undo_for_priority and len(self._queue):
