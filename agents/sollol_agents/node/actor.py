@@ -18,6 +18,7 @@ from sollol_agents.node.control.claim import Claim
 from sollol_agents.node.control.commands import Controls
 from sollol_agents.node.control.load_interval import LoadInterval
 from sollol_agents.node.control.sleeping import Sleeping
+from sollol_agents.node.control.suspension import Suspension
 from sollol_agents.node.control.telemetry import Identity, Standing, drawn_w, gpus_of, loaded_of, telemetry_of
 from sollol_agents.node.control.wakes import Wakes
 from sollol_agents.node.engines.base import Engine
@@ -36,9 +37,6 @@ from sollol_schemas.telemetry import LoadedModel, LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
 
-_TICK_S: Final = 0.25
-_SUSPENDED_S: Final = 1.0
-"""A gap this long between two ticks means that the process did not run."""
 _CLAIM_EVERY_S: Final = 5.0
 _CLAIM_RETRY_S: Final = 0.5
 _RTT_EVERY: Final = 10
@@ -74,8 +72,9 @@ class NodeMonitor(Actor[NodeConfig]):
             on_change=self._on_load_changed,
             on_models=self._beat_soon,
             on_lost=self._on_engine_lost,
-            is_idle=lambda: self._executor is not None and not self._executor.attempts,
+            is_idle=lambda: not self._is_working(),
         )
+        self._suspension = Suspension(self._is_working, self._on_suspended)
         self._load_interval = LoadInterval()
         self._told_loaded: tuple[LoadedModel, ...] | None = None
         self._has_left = False
@@ -131,7 +130,7 @@ class NodeMonitor(Actor[NodeConfig]):
         self.spawn(self._watch.run(), name="engine")
         self.spawn(self._machine.run(), name="machine")
         self.spawn(self._heartbeat(), name="heartbeat")
-        self.spawn(self._tick(), name="tick")
+        self.spawn(self._suspension.run(), name="suspension")
         self.spawn(self._keep_claim(), name="claim")
         self.spawn(self._sleeping.run(), name="sleep")
 
@@ -228,6 +227,7 @@ class NodeMonitor(Actor[NodeConfig]):
     def telemetry(self) -> Telemetry:
         """The full heartbeat, now."""
         executor, now = self._require_executor(), time.monotonic()
+        self._machine.glance()
         self._machine.believe(self._watch.view.loaded)
         executor.meter.price = self._standing.price
         executor.meter.draws(drawn_w(gpus_of(self._watch.view, self._machine.gpus)), now)
@@ -261,7 +261,7 @@ class NodeMonitor(Actor[NodeConfig]):
             if beats % _RTT_EVERY == 0:
                 await self._measure_rtt()
             beats += 1
-            await happens(self._beat_now, self.config.heartbeat_s)
+            await self._suspension.happens(self._beat_now, self.config.heartbeat_s)
             self._beat_now.clear()
 
     async def _measure_rtt(self) -> None:
@@ -270,7 +270,11 @@ class NodeMonitor(Actor[NodeConfig]):
         except BusError as error:
             log.debug("round trip: %s", error)
 
+    def _is_working(self) -> bool:
+        return self._executor is not None and bool(self._executor.attempts)
+
     def _on_slot_changed(self) -> None:
+        self._suspension.note_work()
         self.drain_progress()
         self._on_load_changed()
 
@@ -333,18 +337,12 @@ class NodeMonitor(Actor[NodeConfig]):
 
     # -- time and identity --------------------------------------------------------------------------------
 
-    async def _tick(self) -> None:
-        """Notices that this process was stopped for a while."""
-        last = time.monotonic()
-        while True:
-            await asyncio.sleep(_TICK_S)
-            now = time.monotonic()
-            if now - last > _SUSPENDED_S + _TICK_S:
-                log.warning("this process did not run for %.1f s", now - last, extra={"action": "node_suspended"})
-                self._require_executor().on_suspended()
-                self._claim_now.set()
-                self._beat_now.set()
-            last = now
+    def _on_suspended(self, took_s: float) -> None:
+        """This process was stopped for a while."""
+        log.warning("this process did not run for %.1f s", took_s, extra={"action": "node_suspended"})
+        self._require_executor().on_suspended()
+        self._claim_now.set()
+        self._beat_now.set()
 
     async def _keep_claim(self) -> None:
         assert self._claim is not None
