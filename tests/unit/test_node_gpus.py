@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.machine import sampler
 from sollol_agents.node.machine.gpu import (
     AmdProbe,
     FixedGpus,
+    GpuProbe,
     NvmlProbe,
     driver_problem,
     find_gpus,
@@ -242,27 +245,51 @@ def test_where_memory_is_shared_whatever_lies_in_it_may_be_evicted() -> None:
     assert budget.ram_bytes == 0
 
 
-async def test_names_and_addresses_are_looked_up_now_and_then_and_memory_at_each_sample(
-    monkeypatch: pytest.MonkeyPatch,
+class Driver:
+    """A driver that answers at once."""
+
+    problem = ""
+
+    def read(self) -> tuple[Gpu, ...]:
+        return (Gpu(index=0, name="Card", memory_total_mib=1.0),)
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+@pytest.mark.parametrize(("probe", "between"), [(FixedGpus(), 0), (Driver(), 9)])
+async def test_names_and_addresses_are_looked_up_with_each_tenth_heartbeat_and_a_driver_is_asked_with_each(
+    monkeypatch: pytest.MonkeyPatch, probe: GpuProbe, between: int
 ) -> None:
-    lookups: list[int] = []
-    memory = list(range(1, 100))
+    wholes = [True, *[False] * between] * 2
+    sampled: list[bool] = []
 
-    def sampled(known: HostSample | None = None) -> HostSample:
-        if known is None:
-            lookups.append(len(memory))
-        name = known.name if known is not None else f"name-{len(lookups)}"
-        return HostSample(cpu_count=1, cpu_load_ratio=0, ram_total_mib=100, ram_available_mib=memory.pop(0), name=name)
+    def sample(known: HostSample | None = None) -> HostSample:
+        sampled.append(known is None)
+        return HostSample(cpu_count=1, cpu_load_ratio=0, ram_total_mib=100, ram_available_mib=len(sampled), name="")
 
-    monkeypatch.setattr(sampler, "sample_host", sampled)
+    monkeypatch.setattr(sampler, "sample_host", sample)
+    machine = Machine(NodeConfig(url="http://127.0.0.1:1", heartbeat_s=0.001))
+    machine._probe = probe
+    await machine.sample()
+    running = asyncio.get_running_loop().create_task(machine.run())
+    await eventually(lambda: len(sampled) >= len(wholes))
+    running.cancel()
+    assert sampled[: len(wholes)] == wholes
+    await machine.close()
+
+
+async def test_a_heartbeat_has_the_memory_of_its_moment_where_no_driver_could_keep_it_waiting() -> None:
     machine = Machine(NodeConfig(url="http://127.0.0.1:1"))
-    machine._probe = FixedGpus()
-    told = []
-    for _ in range(21):
-        await machine.sample()
-        told.append((machine.host.name, machine.host.ram_available_mib))
-    assert [available for _, available in told] == list(range(1, 22))
-    assert [name for name, _ in told] == ["name-1"] * 10 + ["name-2"] * 10 + ["name-3"]
+    machine._probe = FixedGpus((Gpu(index=0, name="M4", memory_total_mib=0.0, shares_ram=True),))
+    await machine.sample()
+    machine.host = HOST
+    machine.glance()
+    assert machine.host.ram_total_mib == machine.gpus[0].memory_total_mib != HOST.ram_total_mib
+    assert machine.host.name == HOST.name, "what does not change is not looked up"
+    machine._probe, machine.host = Driver(), HOST
+    machine.glance()
+    assert machine.host is HOST
     await machine.close()
 
 

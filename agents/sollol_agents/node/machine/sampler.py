@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _PATIENCE_S: Final = 5.0
 _WHOLE_EVERY: Final = 10
-"""Every so many samples the machine's name, cores and addresses are looked up, too."""
+"""Every so many heartbeats the machine's name, cores and addresses are looked up, too."""
 _ENGINES_GPU: Final = Gpu(index=0, name="GPU", memory_total_mib=0.0, driver="engine", shares_ram=True)
 """A GPU of which nobody tells but the engine, by the memory that its models take there."""
 
@@ -44,7 +44,6 @@ class Machine(Part):
         self._probe: GpuProbe = FixedGpus()
         self._look: asyncio.Future[tuple[Gpu, ...]] | None = None
         self._has_engine_gpu = False
-        self._samples = 0
 
     async def start(self) -> None:
         """Finds out whose machine it is, finds the GPUs and takes the first sample."""
@@ -68,23 +67,45 @@ class Machine(Part):
         await self.sample()
 
     async def run(self) -> None:
-        """Takes a new sample with each heartbeat, for ever; of another machine there is none."""
-        while not self.host.is_remote:
-            await asyncio.sleep(self._config.heartbeat_s)
-            await self.sample()
+        """Takes a new sample with each heartbeat, for ever; of another machine there is none.
 
-    async def sample(self) -> None:
-        """Takes a new sample; a driver that does not answer in time costs its figures alone, and is not asked twice."""
-        known = self.host if self._samples % _WHOLE_EVERY else None
-        self._samples += 1
-        self.host = await in_thread(lambda: sample_host(known), name="host")
+        Where no driver is to be asked, `glance` has all that changes, and this looks up the rest now and then.
+        """
+        beats = 0
+        while not self.host.is_remote:
+            rest = 1 if self._has_driver else _WHOLE_EVERY - beats
+            await asyncio.sleep(rest * self._config.heartbeat_s)
+            beats = (beats + rest) % _WHOLE_EVERY
+            await self.sample(is_whole=not beats)
+
+    async def sample(self, *, is_whole: bool = True) -> None:
+        """Takes a new sample; a driver that does not answer in time costs its figures alone, and is not asked twice.
+
+        Args:
+            is_whole: Whether the machine's name, cores and addresses are looked up again.
+        """
+        self.host = await in_thread(sample_host, name="host") if is_whole else sample_host(self.host)
         self._tell_problem(await self._read_gpus())
+        self._take_memory()
+
+    def glance(self) -> None:
+        """Takes a new sample of what the kernel knows at once, unless one comes with a driver's answers."""
+        if not self.host.is_remote and not self._has_driver:
+            self.host = sample_host(self.host)
+            self._take_memory()
+
+    @property
+    def _has_driver(self) -> bool:
+        """Whether somebody must be asked about GPUs who could keep us waiting."""
+        return self._look is not None or not isinstance(self._probe, FixedGpus)
+
+    def _take_memory(self) -> None:
         gpus = self._measured or ((_ENGINES_GPU,) if self._has_engine_gpu else ())
         self.gpus = with_shared_memory(gpus, self.host)
 
     async def _read_gpus(self) -> str:
         """Reads the GPUs; returns what is wrong with them or their driver."""
-        if self._look is None and isinstance(self._probe, FixedGpus):  # no driver that could keep anybody waiting
+        if not self._has_driver:
             self._measured = self._probe.read()
             return self._probe.problem
         self._look = self._look or in_thread(self._probe.read, name="gpu")
@@ -98,8 +119,7 @@ class Machine(Part):
         """An engine that put a model into video memory has a GPU, whatever the drivers tell; for good."""
         if not self._has_engine_gpu and not self.host.is_remote and any(model.vram_bytes for model in loaded):
             self._has_engine_gpu = True
-            if not self._measured:
-                self.gpus = with_shared_memory((_ENGINES_GPU,), self.host)
+            self._take_memory()
 
     async def close(self) -> None:
         """Gives the driver back, unless it hangs."""
