@@ -51,11 +51,57 @@ class Table(StrEnum):
     RESETS = "resets"  # no lines: those of others are marked
 
 
+_STORED: Final = ("stored_at_ns", "stream_seq")
+"""Which message it was."""
+COLUMNS: Final = {
+    Table.OUTCOMES: (
+        "attempt_id",
+        "rank",
+        "recorded_at",
+        "request_id",
+        "job_id",
+        "node_id",
+        "model",
+        "mode",
+        "verdict",
+        "code",
+        "latency_s",
+        "actual_s",
+        "predicted_s",
+        "output_tokens",
+        "decode_s",
+        "number",
+        "first_token_s",
+        "body",
+        "caller",
+        "prompt_tokens",
+        "slot_s",
+        "energy_j",
+        "expense",
+        "currency",
+        "category",
+        "continued_tokens",
+    ),
+    Table.DECISIONS: (*_STORED, "request_id", "job_id", "body", "caller"),
+    Table.EVENTS: (*_STORED, "kind", "node_id", "body"),
+    Table.CUTS: (*_STORED, "request_id", "body", "in_favour_of"),
+    Table.ACTS: (*_STORED, "body"),
+    Table.FEEDBACK: (*_STORED, "request_id", "model", "body"),
+    Table.RESETS: ("stored_at_ns", "model"),
+}
+"""What a line of each table holds, in the order of its values."""
+
+
 class Row(NamedTuple):
-    """One line for the database: its columns by name, as in `schema`."""
+    """One line for the database: plain values, which need no look at what they are, in the order of `COLUMNS`."""
 
     table: Table
-    columns: dict[str, Any]
+    values: tuple[str | bytes | float | None, ...]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The values by name."""
+        return dict(zip(COLUMNS[self.table], self.values, strict=True))
 
 
 _outcomes = msgspec.json.Decoder(Outcome)
@@ -112,23 +158,34 @@ def rank_of(outcome: Outcome) -> Rank:
 
 def rows_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> tuple[list[Row], list[Exception]]:
     """The lines for one message, and what is wrong with events in it that cannot be read."""
+    if subject == subjects.DECISIONS_EVENT:
+        return _decision_rows(data, stored_at_ns, stream_seq)
+    try:
+        row = row_of(subject, data, stored_at_ns=stored_at_ns, stream_seq=stream_seq)
+    except _UNREADABLE as error:
+        return [], [error]
+    return [] if row is None else [row], []
+
+
+def _decision_rows(data: bytes, stored_at_ns: int, stream_seq: int) -> tuple[list[Row], list[Exception]]:
     rows: list[Row] = []
     faults: list[Exception] = []
-    bodies = [data]
     try:
-        if subject == subjects.DECISIONS_EVENT:
-            bodies = [bytes(one) for one in _bodies.decode(data).decisions]
+        bodies = _bodies.decode(data).decisions
     except _UNREADABLE as error:
         return [], [error]
     for place, body in enumerate(bodies):
         try:
             # a nanosecond apart: the instant is a part of what tells lines apart
-            row = row_of(subject, body, stored_at_ns=stored_at_ns + place, stream_seq=stream_seq)
+            rows.append(_decision_row(bytes(body), stored_at_ns + place, stream_seq))
         except _UNREADABLE as error:
             faults.append(error)
-        else:
-            rows += [] if row is None else [row]
     return rows, faults
+
+
+def _decision_row(body: bytes, stored_at_ns: int, stream_seq: int) -> Row:
+    made = _decisions.decode(body).decision
+    return Row(Table.DECISIONS, (stored_at_ns, stream_seq, made.request_id, made.job_id, body, made.caller))
 
 
 def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> Row | None:  # noqa: PLR0911 a row for each kind
@@ -144,35 +201,29 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
             raise msgspec.ValidationError(f"it speaks for {outcome.node_id}")
         return _outcome_row(outcome, data, stored_at_ns / 1e9)
     if area == "decisions":
-        decision = _decisions.decode(data).decision
-        columns = {"request_id": decision.request_id, "job_id": decision.job_id, "body": data}
-        columns["caller"] = decision.caller
-        return Row(Table.DECISIONS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
+        return _decision_row(data, stored_at_ns, stream_seq)
     if area == "cut":
         cut = _cuts.decode(data)
-        columns = {"request_id": cut.request_id, "body": data, "in_favour_of": cut.in_favour_of}
-        return Row(Table.CUTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
+        return Row(Table.CUTS, (stored_at_ns, stream_seq, cut.request_id, data, cut.in_favour_of))
     if area == "audit":
         _acts.decode(data)
-        return Row(Table.ACTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq, "body": data})
+        return Row(Table.ACTS, (stored_at_ns, stream_seq, data))
     if area == "feedback":
         told = _feedback.decode(data)
-        names = {"request_id": told.request_id, "model": canonical(told.model)}
-        return Row(Table.FEEDBACK, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq, "body": data} | names)
+        return Row(Table.FEEDBACK, (stored_at_ns, stream_seq, told.request_id, canonical(told.model), data))
     if area == "reset":
         return _reset_row(_resets.decode(data), stored_at_ns)
     if area in _events:
         event: _Event = _events[area].decode(data)
         node_id = "" if isinstance(event, OfficeEvent) else event.node_id
-        columns = {"kind": area, "node_id": node_id, "body": data}
-        return Row(Table.EVENTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
+        return Row(Table.EVENTS, (stored_at_ns, stream_seq, area, node_id, data))
     return None
 
 
 def _reset_row(reset: ResetEvent, stored_at_ns: int) -> Row | None:
     """What is forgotten of feedback; other resets change nothing here."""
     model = canonical(reset.model) if reset.model else ""
-    row = Row(Table.RESETS, {"stored_at_ns": stored_at_ns, "model": model})
+    row = Row(Table.RESETS, (stored_at_ns, model))
     return row if reset.kind is ResetKind.QUALITY else None
 
 
@@ -182,34 +233,34 @@ def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:
     is_timed = verdict is Verdict.SUCCESS and outcome.figures is not None
     return Row(
         Table.OUTCOMES,
-        {
-            "attempt_id": decision.attempt_id,
-            "rank": rank_of(outcome),
-            "recorded_at": recorded_at,
-            "request_id": decision.request_id,
-            "job_id": decision.job_id,
-            "node_id": decision.node_id,
-            "model": decision.model,
-            "mode": decision.mode,
-            "verdict": verdict,
-            "code": outcome.code or "",
-            "latency_s": decision.queue_s + figures.actual_s if is_timed else None,
-            "actual_s": figures.actual_s if is_timed else None,
-            "predicted_s": decision.forecast.total_s if is_timed else None,
-            "output_tokens": figures.output_tokens or 0,
-            "decode_s": figures.decode_s or 0.0,
-            "number": decision.attempt,
-            "first_token_s": _first_token_s(decision, figures) if is_timed else None,
-            "body": body,
-            "caller": decision.caller,
-            "prompt_tokens": figures.prompt_tokens or 0,
-            "slot_s": figures.actual_s,
-            "energy_j": figures.energy_j,
-            "expense": figures.expense,
-            "currency": figures.currency,
-            "category": decision.category,
-            "continued_tokens": figures.continued_tokens or decision.continued_tokens,
-        },
+        (
+            decision.attempt_id,
+            int(rank_of(outcome)),
+            recorded_at,
+            decision.request_id,
+            decision.job_id,
+            decision.node_id,
+            decision.model,
+            decision.mode.value,
+            verdict.value,
+            "" if outcome.code is None else outcome.code.value,
+            decision.queue_s + figures.actual_s if is_timed else None,
+            figures.actual_s if is_timed else None,
+            decision.forecast.total_s if is_timed else None,
+            figures.output_tokens or 0,
+            figures.decode_s or 0.0,
+            decision.attempt,
+            _first_token_s(decision, figures) if is_timed else None,
+            body,
+            decision.caller,
+            figures.prompt_tokens or 0,
+            figures.actual_s,
+            figures.energy_j,
+            figures.expense,
+            figures.currency,
+            decision.category,
+            figures.continued_tokens or decision.continued_tokens,
+        ),
     )
 
 

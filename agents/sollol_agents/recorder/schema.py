@@ -7,35 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-OUTCOME_COLUMNS: Final = (
-    "attempt_id",
-    "rank",
-    "recorded_at",
-    "request_id",
-    "job_id",
-    "node_id",
-    "model",
-    "mode",
-    "verdict",
-    "code",
-    "latency_s",
-    "actual_s",
-    "predicted_s",
-    "output_tokens",
-    "decode_s",
-    "number",
-    "first_token_s",
-    "body",
-    "caller",
-    "prompt_tokens",
-    "slot_s",
-    "energy_j",
-    "expense",
-    "currency",
-    "category",
-    "continued_tokens",
-)
-
 MIGRATIONS: Final[tuple[str, ...]] = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

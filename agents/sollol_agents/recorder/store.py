@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import aiosqlite
 
-from sollol_agents.recorder.rows import Row, Table
-from sollol_agents.recorder.schema import MIGRATIONS, OUTCOME_COLUMNS
+from sollol_agents.recorder.rows import COLUMNS, Row, Table
+from sollol_agents.recorder.schema import MIGRATIONS
 from sollol_bus.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -29,27 +29,27 @@ _FREE_PAGES = 2000
 _LOG_PAGES = 8000  # 32 MiB: keys are random, so that a page is written to the file once for several lines,
 _CACHE_KIB = 32_000  # and many pages are wanted again and again; without both, a line takes a third more time
 
-_CHANGES = ", ".join(f"{name} = excluded.{name}" for name in OUTCOME_COLUMNS if name not in ("attempt_id", "node_id"))
+_CHANGES = ", ".join(
+    f"{name} = excluded.{name}" for name in COLUMNS[Table.OUTCOMES] if name not in ("attempt_id", "node_id")
+)
+
+
+def _insert(table: Table, how: str = "INSERT OR IGNORE") -> str:
+    names = COLUMNS[table]
+    return f"{how} INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+
+
 _WRITE: Final = {
     Table.OUTCOMES: (
-        f"INSERT INTO outcomes ({', '.join(OUTCOME_COLUMNS)}) "  # noqa: S608 names of our own columns
-        f"VALUES ({', '.join(f':{name}' for name in OUTCOME_COLUMNS)}) "
-        f"ON CONFLICT (attempt_id, node_id) DO UPDATE SET {_CHANGES} "
+        f"{_insert(Table.OUTCOMES, 'INSERT')} ON CONFLICT (attempt_id, node_id) DO UPDATE SET {_CHANGES} "
         "WHERE (excluded.rank, excluded.recorded_at) >= (outcomes.rank, outcomes.recorded_at)"
     ),
-    Table.DECISIONS: (
-        "INSERT OR IGNORE INTO decisions VALUES (:stored_at_ns, :stream_seq, :request_id, :job_id, :body, :caller)"
-    ),
-    Table.FEEDBACK: (
-        "INSERT OR IGNORE INTO feedback (stored_at_ns, stream_seq, request_id, model, body) "
-        "VALUES (:stored_at_ns, :stream_seq, :request_id, :model, :body)"
-    ),
-    Table.RESETS: (
-        "UPDATE feedback SET is_forgotten = 1 WHERE stored_at_ns <= :stored_at_ns AND :model IN ('', model)"
-    ),
-    Table.ACTS: "INSERT OR IGNORE INTO acts VALUES (:stored_at_ns, :stream_seq, :body)",
-    Table.CUTS: "INSERT OR IGNORE INTO cuts VALUES (:stored_at_ns, :stream_seq, :request_id, :body, :in_favour_of)",
-    Table.EVENTS: "INSERT OR IGNORE INTO events VALUES (:stored_at_ns, :stream_seq, :kind, :node_id, :body)",
+    Table.DECISIONS: _insert(Table.DECISIONS),
+    Table.FEEDBACK: _insert(Table.FEEDBACK),
+    Table.RESETS: "UPDATE feedback SET is_forgotten = 1 WHERE stored_at_ns <= ? AND ? IN ('', model)",
+    Table.ACTS: _insert(Table.ACTS),
+    Table.CUTS: _insert(Table.CUTS),
+    Table.EVENTS: _insert(Table.EVENTS),
 }
 _FORGET = "DELETE FROM outcomes WHERE (:node_id IN ('', node_id)) AND (:model IN ('', model))"
 _NEWEST = (
@@ -198,7 +198,7 @@ class Store:
             if cursor.rowcount < _PRUNE_CHUNK:
                 return deleted
 
-    async def transact(self, *statements: tuple[str, Iterable[dict[str, Any]]]) -> None:
+    async def transact(self, *statements: tuple[str, Iterable[dict[str, Any] | Sequence[Any]]]) -> None:
         """Carries out statements, each once for every row given with it: all of them or none."""
         async with self._lock:
             await self._connection.execute("BEGIN IMMEDIATE")
@@ -212,11 +212,11 @@ class Store:
                 raise
 
 
-def _statements(rows: Sequence[Row]) -> list[tuple[str, list[dict[str, Any]]]]:
+def _statements(rows: Sequence[Row]) -> list[tuple[str, list[Sequence[Any]]]]:
     """How rows are written: a statement for each table that has some, because each is a turn of another thread."""
-    by_table: dict[Table, list[dict[str, Any]]] = {}
+    by_table: dict[Table, list[Sequence[Any]]] = {}
     for row in rows:
-        by_table.setdefault(row.table, []).append(row.columns)
+        by_table.setdefault(row.table, []).append(row.values)
     return [(sql, by_table[table]) for table, sql in _WRITE.items() if table in by_table]
 
 
