@@ -161,7 +161,8 @@ SCHEMAS: Final[dict[str, Schema]] = {
             h.CONTROL_INBOX: "Inbox that is told Taken, RequestWaiting and RequestGranted, as they happen.",
             h.RESEND: "How often the request was sent again after its dispatcher died.",
             h.WAITED: "Seconds that it has waited already, when it is sent again or is a try of a job.",
-            h.STREAM: "`1`: chunks and an empty message, whatever the body's own `stream` says.",
+            h.STREAM: "Chunks and an empty message, whatever the body's own `stream` says: `1`, a message for each; "
+            "`joined`, one for those that come close together, with a line feed between native objects.",
             h.RESUME: "Who goes on with an answer that breaks off: `1`, the caller; `dispatcher`, a dispatcher for it.",
             h.CONTINUE: "Length of the body in bytes; behind it stands what was said so far, JSON of ContinueFrom.",
             h.PATH: "The engine's path, on passthrough.",

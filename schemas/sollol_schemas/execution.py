@@ -12,6 +12,9 @@ from sollol_schemas.units import BusId, Count, Joules, Money, Ratio, Seconds, To
 GO_S = 2.0
 """How long a node may begin to speak to the caller on the strength of one `go`."""
 
+HELD_S = 0.2
+"""How long a node holds chunks that may leave together, so that one message says them."""
+
 ABANDONED = "abandoned"
 """The `CancelAttempt.reason` of a dispatcher that gave an attempt up without its caller."""
 
@@ -35,6 +38,8 @@ class Exec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="e
     """The engine's path, for passthrough."""
     stream: bool = False
     """Whether the caller wants chunks; the node streams from its engine in any case."""
+    is_joined: bool = False
+    """Whether nobody reads those chunks one by one, so that what comes close together leaves as one message."""
     go_s: Seconds = GO_S
     deadline_s: Seconds = 600.0
     keep_alive_s: float | None = None

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_bus.errors import BackendBrokeProtocol
+from sollol_bus.transport.joined import objects_in
 from sollol_schemas.context import RequestKind
 
 _TEXTS: Final = ("content", "response", "thinking")
@@ -30,7 +31,7 @@ def joined(kind: RequestKind, chunks: list[bytes]) -> bytes:
 
     Args:
         kind: What was asked.
-        chunks: What came, in order; of a native stream one object each.
+        chunks: What came, in order; of a native stream one object each, or one on each line.
 
     Raises:
         BackendBrokeProtocol: There are none, one is no object of Ollama's, or the engine's last object is missing.
@@ -40,7 +41,7 @@ def joined(kind: RequestKind, chunks: list[bytes]) -> bytes:
     if kind in (RequestKind.EMBED, RequestKind.PASSTHROUGH):
         return _json_or_text(b"".join(chunks), is_text_allowed=kind is RequestKind.PASSTHROUGH)
     try:
-        objects = [_fields.decode(chunk) for chunk in chunks]
+        objects = [_fields.decode(one) for chunk in chunks for one in objects_in(chunk)]
         if len(objects) == 1 and _RENDERED in objects[0]:
             return chunks[0]
         if bytes(objects[-1].get("done", b"")) != b"true":

@@ -51,6 +51,8 @@ class Call(Sending):
         max_resends: So often it is sent at most after the first time, earlier sendings under this id included.
         rng: Spreads the resends of many callers.
         resume_bytes: So much of the answer's text is kept so that it goes on when it breaks off; 0: it does not go on.
+        is_joined: Whether chunks that come close together are one message: native objects on a line each, other bytes
+            as they follow each other. For whoever reads the answer when it is whole.
         on_news: Called with what is told about it on the way: who took it, its place in the queue, and when its wait
             is over, its node. Quick requests have no news.
     """

@@ -146,6 +146,7 @@ def in_place_of(
         waited_s=before.age_s,
         secret=before.secret,
         resume_bytes=before.resume_bytes,
+        is_joined=before.is_joined,
         on_news=on_news,
     )
 

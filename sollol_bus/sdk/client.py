@@ -174,7 +174,7 @@ class Client(Operating, Part):
     ) -> Answer:
         kind = RequestKind.CHAT if subject == subjects.CHAT else RequestKind.GENERATE
         chosen = routing or self._routing or Routing()
-        return await whole(partial(self._native, subject, fields), kind, fields, chosen, check)
+        return await whole(partial(self._native, subject, fields, is_joined=True), kind, fields, chosen, check)
 
     async def embed(
         self, model: str, texts: str | Sequence[str], *, routing: Routing | None = None, **fields: object
@@ -192,8 +192,9 @@ class Client(Operating, Part):
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
         resume: bool = True,
+        is_joined: bool = False,
     ) -> Call:
-        """A request with a body of your own, for what the other methods do not cover."""
+        """A request with a body of your own, for what the other methods do not cover; see `Call`."""
         if deadline_s != DEFAULT_DEADLINE_S:  # the fleet stops when this caller does
             headers = {f"{ROUTING_PREFIX}Deadline-S": str(deadline_s), **(headers or {})}
         return Call(
@@ -204,10 +205,17 @@ class Client(Operating, Part):
             deadline_s=deadline_s,
             request_id=request_id,
             resume_bytes=self._resume_bytes if resume else 0,
+            is_joined=is_joined,
         )
 
     def _native(
-        self, subject: str, fields: dict[str, object], routing: Routing | None, before: Call | None = None
+        self,
+        subject: str,
+        fields: dict[str, object],
+        routing: Routing | None,
+        before: Call | None = None,
+        *,
+        is_joined: bool = False,
     ) -> Call:
         check_texts(fields)
         check_streamed(fields)
@@ -221,7 +229,9 @@ class Client(Operating, Part):
         told = fields.get("deadline_s")
         deadline_s = float(told) if isinstance(told, (int, float)) and told > 0 else DEFAULT_DEADLINE_S
         if before is None:
-            return self.call(subject, encode(fields), headers=headers, deadline_s=deadline_s, resume=resume)
+            return self.call(
+                subject, encode(fields), headers=headers, deadline_s=deadline_s, resume=resume, is_joined=is_joined
+            )
         return in_place_of(before, subject, encode(fields), headers)
 
     async def generate_async(

@@ -13,6 +13,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
 from sollol_bus.transport.streaming import ReplyStream
 from sollol_schemas import subjects
+from sollol_schemas.execution import HELD_S
 
 LAST_WORDS_S: Final = 1.0
 """What was said to the caller itself may come so long after somebody else tells that it was said."""
@@ -51,8 +52,8 @@ class Listener:
         if stream.has_ended:
             return None
         if stream.inbox != self._inbox:
-            self._inbox, self._pace = stream.inbox, Pace(stream.first_mono_s)
-        pace = self._pace.look(stream.messages, now)
+            self._inbox, self._pace = stream.inbox, Pace(stream.first_mono_s, HELD_S if stream.is_joined else 0.0)
+        pace = self._pace.look(stream.chunks, now)
         is_silent = False
         if now >= self._look_at:
             look = self._silence.look(stream.messages)

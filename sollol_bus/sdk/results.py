@@ -12,6 +12,7 @@ from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
 from sollol_bus.sdk.answers import so_far
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.routing_told import escalation_told, resumed_told, routing_told
+from sollol_bus.transport.joined import objects_in
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.transport.streaming import grown
 from sollol_schemas import headers as h
@@ -220,9 +221,9 @@ class AnswerStream:
         """
         async with self:
             async for msg in self._call:
-                self._note(msg)
-                for more in self._call.take_ready():
-                    self._note(more)
+                for one in (msg, *self._call.take_ready()):
+                    for data in objects_in(one.data):
+                        self._note(data)
             self._check_end()
         return self.answer
 
@@ -241,7 +242,7 @@ class AnswerStream:
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         async for msg in self._call:
-            native = self._note(msg)
+            native = self._note(msg.data)
             yield Chunk(
                 text=native.response or native.message.content,
                 thinking=native.thinking or native.message.thinking,
@@ -253,13 +254,13 @@ class AnswerStream:
         if not self._final:
             raise BackendBrokeProtocol("the stream ended without the engine's last object")
 
-    def _note(self, msg: Msg) -> NativeChunk:
+    def _note(self, data: bytes) -> NativeChunk:
         try:
-            native = decode(msg.data, NativeChunk)
+            native = decode(data, NativeChunk)
         except DecodeFailed as error:
             raise BackendBrokeProtocol(f"not an engine's chunk: {error}") from error
-        self._size_bytes = grown(self._size_bytes, msg.data)
-        self._chunks.append(msg.data)
+        self._size_bytes = grown(self._size_bytes, data)
+        self._chunks.append(data)
         if native.done:
-            self._final = msg.data
+            self._final = data
         return native

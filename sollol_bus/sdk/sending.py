@@ -61,6 +61,7 @@ class Sending:
         max_resends: int = MAX_RESENDS,
         rng: random.Random = _RNG,
         resume_bytes: int = RESUME_BYTES,
+        is_joined: bool = False,
         on_news: Callable[[RequestNews], None] | None = None,
     ) -> None:
         self.request_id = request_id or new_id()
@@ -71,6 +72,7 @@ class Sending:
         self.comes_again = False
         """Whether somebody else will ask for it: a cancel ends it only while it waits, and it is not sent again."""
         self.resume_bytes = resume_bytes
+        self.is_joined = is_joined
         self.bus = bus
         self._loop = asyncio.get_running_loop()
         self._subject = subject
@@ -86,7 +88,12 @@ class Sending:
         self._absence_until = now + absence_s
         total_s = deadline_s + _DEADLINE_GRACE_S
         self._stream = ReplyStream(
-            bus, first_s=total_s, total_s=total_s, breaks_on_disconnect=False, max_unread_bytes=max_unread_bytes
+            bus,
+            first_s=total_s,
+            total_s=total_s,
+            breaks_on_disconnect=False,
+            max_unread_bytes=max_unread_bytes,
+            is_joined=is_joined,
         )
         self._listener = Listener(bus, self._stream)
         self._control: ReplyInbox | None = None
@@ -141,7 +148,7 @@ class Sending:
             h.REQUEST_ID: self.request_id,
             h.CANCEL_SECRET: self.secret,
             h.CONTROL_INBOX: self._control.subject,
-            h.STREAM: "1",
+            h.STREAM: h.JOINED if self.is_joined else "1",
             **self._answer.headers,
         }
         if self.resends:

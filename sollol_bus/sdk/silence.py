@@ -68,41 +68,43 @@ class Silence:
 
 
 class Pace:
-    """How fast one stream speaks, by the number of its messages; tells when it falls silent all of a sudden.
+    """How fast one stream speaks, by the number of its chunks; tells when it falls silent all of a sudden.
 
     A stream that never had a pace, because its engine still reads the prompt or says a word every few seconds, is never
     suddenly silent.
 
     Args:
         began_mono_s: When its first message came.
+        held_s: How long its node may hold chunks that leave together.
     """
 
-    __slots__ = ("_asked", "_at", "_known", "_messages", "_rate", "_spoke_at")
+    __slots__ = ("_asked", "_at", "_chunks", "_held_s", "_known", "_rate", "_spoke_at")
 
-    def __init__(self, began_mono_s: float = 0.0) -> None:
-        self._messages = 0
+    def __init__(self, began_mono_s: float = 0.0, held_s: float = 0.0) -> None:
+        self._chunks = 0
+        self._held_s = held_s
         self._at = self._spoke_at = began_mono_s
         """Of the last look, and of the last one at which something had come."""
         self._rate = 0.0
-        """Messages a second, lately."""
+        """Chunks a second, lately."""
         self._known = 0
-        """Messages by which it is known."""
+        """Chunks by which it is known."""
         self._asked = 0
         """So often this silence was called sudden."""
 
-    def look(self, messages: int, now: float) -> Look:
+    def look(self, chunks: int, now: float) -> Look:
         """Looks at a stream.
 
         Args:
-            messages: How many messages have come until now.
+            chunks: How many chunks have come until now.
             now: Monotonic.
 
         Returns:
-            Whether it is silent for as long as it took for 8 messages before, .4 s at least and 3 s at most; and when
+            Whether it is silent for as long as it took for 8 chunks before, .4 s at least and 3 s at most; and when
             to look again, within 3 s.
         """
-        came, elapsed_s = messages - self._messages, now - self._at
-        self._messages, self._at = messages, now
+        came, elapsed_s = chunks - self._chunks, now - self._at
+        self._chunks, self._at = chunks, now
         if came > 0:
             self._spoke_at, self._asked = now, 0
             rate = came / max(_SOON_S, elapsed_s)
@@ -119,7 +121,7 @@ class Pace:
 
     def _patience_s(self) -> float:
         gaps_s = _SUDDEN_GAPS / self._rate if self._rate > 0 else 0.0
-        return min(_PATIENCE_MAX_S, max(SUDDEN_S, gaps_s))
+        return min(_PATIENCE_MAX_S, max(SUDDEN_S, gaps_s) + self._held_s)
 
 
 def question_about(first: Msg | None, within_s: float = 0.0) -> StateQuestion | None:

@@ -11,12 +11,14 @@ import msgspec
 from nats.aio.msg import Msg
 
 from sollol_bus.errors import DecodeFailed
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.headers import NO_RESPONDERS, RETRY_AFTER, SERVICE_ERROR, SERVICE_ERROR_CODE, STATUS
+from sollol_schemas.headers import DECISION, NO_RESPONDERS, RETRY_AFTER, SERVICE_ERROR, SERVICE_ERROR_CODE, STATUS
 from sollol_schemas.plain_words import in_plain_words
 
 __all__ = [
     "Msg",
+    "attempt_in",
     "decode",
     "decoded",
     "encode",
@@ -127,3 +129,12 @@ def error_of(msg: Msg) -> ErrorBody | None:
         return decode(msg.data, ErrorBody)
     except DecodeFailed:
         return ErrorBody(code=ErrorCode.INTERNAL, message=headers.get(SERVICE_ERROR, "unknown error"))
+
+
+def attempt_in(first: Msg | None) -> int:
+    """The number of the attempt that began with this message; 0: it does not say so."""
+    told = (first.headers or {}).get(DECISION) if first is not None else None
+    try:
+        return 0 if told is None else decode(told.encode(), Decision).attempt
+    except DecodeFailed:
+        return 0

@@ -17,7 +17,6 @@ from typing import Self
 from sollol_bus.errors import (
     ConnectionLost,
     DeadlineExceeded,
-    DecodeFailed,
     NoResponders,
     NotPermitted,
     RequestTimedOut,
@@ -25,11 +24,11 @@ from sollol_bus.errors import (
     error_from,
 )
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decode, error_of, is_no_responders
+from sollol_bus.transport.joined import chunks_in
+from sollol_bus.transport.messages import Msg, attempt_in, error_of, is_no_responders
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.transport.voice import Heard, Voice
 from sollol_schemas import headers as h
-from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 MAX_ANSWER_BYTES = 64 << 20
@@ -79,6 +78,7 @@ class ReplyStream:
         total_s: How long the whole stream may take.
         breaks_on_disconnect: Whether a loss of the connection ends the stream; else its owner decides.
         max_unread_bytes: How much a slow reader may leave unread before its stream is cut.
+        is_joined: Whether one message may hold several chunks.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class ReplyStream:
         total_s: float = 600.0,
         breaks_on_disconnect: bool = True,
         max_unread_bytes: int = MAX_WAITING_BYTES,
+        is_joined: bool = False,
     ) -> None:
         self._bus = bus
         self._max_unread_bytes = max_unread_bytes
@@ -110,6 +111,9 @@ class ReplyStream:
         self._is_over = False
         self.messages = 0
         """Messages received, the last empty one not counted."""
+        self.chunks = 0
+        """Chunks of the engine in them."""
+        self.is_joined = is_joined
         self.sent_mono_s = self.first_mono_s = 0.0
         """When it was sent, and when its first message came."""
         self.first: Msg | None = None
@@ -141,7 +145,7 @@ class ReplyStream:
         """Publishes the request with a fresh inbox; what still comes to an earlier inbox is ignored."""
         if self._subscription is not None:
             self._subscription.unsubscribe()
-        self.messages = 0
+        self.messages = self.chunks = 0
         self.first = self.last = None
         self._waiting.clear()
         self._waiting_bytes = 0
@@ -294,7 +298,7 @@ class ReplyStream:
         heard = self._voice.hears(msg.reply, self.messages, is_end=not msg.data)
         if heard is Heard.GAP:
             self._break(f"message {self.messages + 1} of the answer was lost on the way")
-        elif heard is Heard.OTHER and _attempt(msg) > _attempt(self.first):
+        elif heard is Heard.OTHER and attempt_in(msg) > attempt_in(self.first):
             self._break("it was begun anew elsewhere while its node slept")
         return heard is Heard.NEXT
 
@@ -351,6 +355,7 @@ class ReplyStream:
             self._note_first(item)
             if item.data:
                 self.messages += 1
+                self.chunks += chunks_in(item.data) if self.is_joined else 1
             self._waiting_bytes += len(item.data)
             if self._waiting and self._waiting_bytes - self._next_bytes() > self._max_unread_bytes:
                 self._cut(BrokenForGood(f"cut: the reader left more than {self._max_unread_bytes} bytes unread"))
@@ -388,12 +393,3 @@ async def request_many(
         stream.send(subject, payload, headers)
         async for msg in stream:
             yield msg
-
-
-def _attempt(first: Msg | None) -> int:
-    """The number of the attempt that began with this message; 0: it does not say so."""
-    told = (first.headers or {}).get(h.DECISION) if first is not None else None
-    try:
-        return 0 if told is None else decode(told.encode(), Decision).attempt
-    except DecodeFailed:
-        return 0

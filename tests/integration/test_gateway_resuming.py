@@ -67,6 +67,51 @@ async def test_a_native_stream_goes_on(http: httpx.AsyncClient, fleet: PlayedFle
     assert 'sollol_gateway_tokens_total{kind="prompt",node="cellar"} 10.0' in counted
 
 
+def _line(text: str, **more: object) -> bytes:
+    return encode({"model": "m", "response": text, "done": False, **more})
+
+
+@pytest.mark.parametrize("at", range(1, 4))
+async def test_a_whole_answer_of_joined_chunks_is_the_same_wherever_it_breaks(
+    http: httpx.AsyncClient, fleet: PlayedFleet, at: int
+) -> None:
+    lines = [*map(_line, WORDS), _line("", done=True, done_reason="stop", eval_count=3)]
+
+    async def answer() -> None:
+        await fleet.request(1)
+        fleet.chunk(b"\n".join(lines[:at]))
+        fleet.fail(ErrorCode.NODE_LOST)
+        await fleet.request(2)
+        fleet.chunk(b"\n".join(lines[at:]), node="cellar")
+        fleet.end(figures=FIGURES)
+
+    reply, _ = await asyncio.gather(http.post("/api/generate", json=NATIVE | {"stream": False}), answer())
+    told = reply.json()
+    assert (told["response"], told["done_reason"], told["eval_count"]) == ("".join(WORDS), "stop", 3)
+    assert [fleet.headers(n)[h.STREAM] for n in (0, 1)] == [h.JOINED] * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "word"),
+    [
+        ("/api/generate", NATIVE, "1"),
+        ("/v1/chat/completions", CHAT, "1"),
+        ("/v1/chat/completions", CHAT | {"stream": False}, h.JOINED),
+        ("/v1/something/else", CHAT | {"stream": False}, "1"),
+    ],
+)
+async def test_only_who_gets_a_known_answer_as_one_does_without_its_chunks(
+    http: httpx.AsyncClient, fleet: PlayedFleet, path: str, body: dict[str, object], word: str
+) -> None:
+    async def answer() -> None:
+        await fleet.request(1)
+        fleet.chunk(_line("one", done=True))
+        fleet.end()
+
+    reply, _ = await asyncio.gather(http.post(path, json=body), answer())
+    assert (reply.status_code, fleet.headers()[h.STREAM]) == (200, word)
+
+
 async def test_a_whole_answer_goes_on_and_its_head_says_so(http: httpx.AsyncClient, fleet: PlayedFleet) -> None:
     asked = http.post("/api/generate", json=NATIVE | {"stream": False})
     reply, _ = await asyncio.gather(asked, _break_once(fleet))

@@ -131,6 +131,18 @@ async def test_a_plain_caller_hears_the_whole_answer_of_two_nodes(
     assert {asked.request_id for asked in scorer.asked} == {"r"}
 
 
+@pytest.mark.parametrize("word", ["", "1", h.JOINED])
+async def test_a_relayed_answer_is_joined_where_its_caller_says_so(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, word: str
+) -> None:
+    ScriptedScorer(actors_bus, ["n1", "n2"])
+    nodes = Node(actors_bus, "n1", breaks_off), Node(actors_bus, "n2", says_the_rest)
+    await actors_bus.flush()
+    heard = await Listener(bus, **({h.STREAM: word} if word else {})).all()
+    assert texts(heard) == [" 3", " 2", " 1", " 0", ""]
+    assert [exec_.is_joined for node in nodes for exec_ in node.execs] == [word == h.JOINED] * 2
+
+
 async def test_what_nobody_goes_on_with_ends_with_the_first_error_and_why(
     dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
 ) -> None:

@@ -17,6 +17,7 @@ from sollol_bus.errors import BackendUnavailable, BadRequest
 from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import encode
 from sollol_schemas import headers as h
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
@@ -63,6 +64,33 @@ async def test_a_whole_answer_of_the_client_tells_every_node(bus: Bus, fleet: Pl
     assert (answer.figures.prompt_tokens, answer.figures.output_tokens, answer.figures.resumed) == (10, 3, 1)
 
 
+async def _join(fleet: PlayedFleet) -> None:
+    """Two pieces in a message; their node dies, and another one says the rest in one."""
+    await fleet.request(1)
+    fleet.chunk(b"\n".join(encode({"response": word, "done": False}) for word in WORDS[:2]))
+    fleet.fail(ErrorCode.NODE_LOST)
+    await fleet.request(2)
+    rest = encode({"response": WORDS[2], "done": False}), encode({"response": "", "done": True, "eval_count": 3})
+    fleet.chunk(b"\n".join(rest), node="cellar")
+    fleet.end(figures=FIGURES)
+
+
+async def test_a_whole_answer_of_the_client_is_made_of_joined_chunks(bus: Bus, fleet: PlayedFleet) -> None:
+    answer, _ = await asyncio.gather(Client(bus).generate("m", "hi"), _join(fleet))
+    assert (answer.text, answer.final["eval_count"], answer.resumed) == ("".join(WORDS), 3, 1)
+    assert (fleet.headers(0)[h.STREAM], fleet.headers(1)[h.STREAM]) == (h.JOINED, h.JOINED)
+    assert (fleet.continued().text, fleet.continued().pieces) == ("one two ", 2)
+
+
+async def test_a_job_counts_the_chunks_of_its_answer_whatever_they_leave_in(bus: Bus, fleet: PlayedFleet) -> None:
+    async with _try(bus) as asking:
+        await _join(fleet)
+        await eventually(lambda: asking.is_over)
+        assert isinstance(asking.result, Answered)
+        assert json.loads(asking.result.body)["response"] == "".join(WORDS)
+        assert (asking.tokens, fleet.headers(0)[h.STREAM]) == (4, h.JOINED)
+
+
 async def test_a_stream_of_the_client_tells_it_while_it_goes_on(bus: Bus, fleet: PlayedFleet) -> None:
     seen: list[tuple[str, int]] = []
     async with Client(bus).generate_stream("m", "hi") as stream:
@@ -70,6 +98,7 @@ async def test_a_stream_of_the_client_tells_it_while_it_goes_on(bus: Bus, fleet:
         seen += [(chunk.text, stream.resumed) async for chunk in stream]
         await broken
     assert [text for text, _ in seen if text] == WORDS
+    assert fleet.headers(0)[h.STREAM] == "1"
     assert (seen[0][1], seen[-1][1]) == (0, 1)
 
 

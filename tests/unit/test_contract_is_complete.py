@@ -54,6 +54,7 @@ BARE_HEADERS = {
     "ROUTING_PREFIX": "what the routing headers begin with",
     "STATUS": "the server's own status line, on a message of its own",
     "NO_RESPONDERS": "a value of it",
+    "JOINED": "a value of Sollol-Stream",
     "TRACE_DEST": "on an empty message that the server delivers to nobody",
     "TRACE_ONLY": "on the same",
 }

@@ -43,7 +43,7 @@ class Telling(Protocol):
     """Reads and tells one answer in one dialect. Nothing here raises for what an engine said: it is a refusal."""
 
     def read(self, data: bytes) -> None:
-        """Takes in what was handed out next: one native object, or whole events."""
+        """Takes in what was handed out next: native objects, one on each line, or whole events."""
 
     def said(self) -> Said:
         """All that was taken in."""

@@ -13,6 +13,7 @@ import msgspec
 
 from sollol_bus.errors import BackendBrokeProtocol
 from sollol_bus.sdk.resume.interface import PENALTIES, Said, Shape
+from sollol_bus.transport.joined import objects_in
 from sollol_schemas.context import RequestKind
 from sollol_schemas.continuation import CONTINUE_FROM
 
@@ -125,7 +126,11 @@ class NativeTelling:
         """The name in the first object: a node tells the rest by its own."""
 
     def read(self, data: bytes) -> None:
-        """Takes in one object."""
+        """Takes in one object, or one on each line."""
+        for one in objects_in(data):
+            self._read(one)
+
+    def _read(self, data: bytes) -> None:
         try:
             one = _object.decode(data)
         except _INVALID:

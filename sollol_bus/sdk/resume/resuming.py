@@ -16,6 +16,7 @@ from sollol_bus.sdk.resume.figures import Begun, merged
 from sollol_bus.sdk.resume.interface import Said
 from sollol_bus.sdk.resume.policy import Again, Broken, GiveUp, judged, reason_of, refused
 from sollol_bus.sdk.resume.transcript import Transcript
+from sollol_bus.transport.joined import BETWEEN_OBJECTS, objects_in
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.transport.streaming import BrokenForGood, PathBroken, ReplyStream
 from sollol_schemas import headers as h
@@ -50,6 +51,7 @@ class Resuming:
 
     def __init__(self, subject: str, path: str, body: bytes, *, limit_bytes: int) -> None:
         kind = _KINDS.get(subject)
+        self._between = b"" if kind is RequestKind.PASSTHROUGH else BETWEEN_OBJECTS
         self.is_on = kind is not None and limit_bytes > 0
         """Whether it is to go on when it breaks off."""
         self._transcript = Transcript(
@@ -134,12 +136,15 @@ class Resuming:
 
     def _tell_rest(self, msg: Msg) -> Msg | None:
         telling = self._transcript.telling
-        return self._told(msg, b"".join([telling.feed(line) for line in msg.data.split(b"\n") if line]))
+        told = [telling.feed(one) for one in objects_in(msg.data)]
+        return self._told(msg, self._between.join(filter(None, told)))
 
     def _tell_anew(self, msg: Msg) -> Msg | None:
         is_events = _EVENTS in self._transcript.content_type
         data = self._whole_events(msg.data) if is_events else msg.data
-        return self._told(msg, self._transcript.telling.again(data) if data else b"")
+        telling = self._transcript.telling
+        told = [telling.again(one) for one in (objects_in(data) if self._between else [data]) if one]
+        return self._told(msg, self._between.join(filter(None, told)))
 
     def _told(self, msg: Msg, data: bytes) -> Msg | None:
         if not data:

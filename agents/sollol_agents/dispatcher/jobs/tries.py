@@ -15,6 +15,7 @@ from sollol_bus.sdk.checked import in_place_of, left_s, tell_verdict
 from sollol_bus.sdk.escalation import Escalation
 from sollol_bus.sdk.results import figures_of
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.joined import chunks_in
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_bus.waiting import happens
@@ -85,6 +86,7 @@ class Try:
             waited_s=age_s,
             max_resends=_MAX_RESENDS,
             resume_bytes=resume_bytes if accepted.resumes else 0,
+            is_joined=True,
             on_news=self._on_news,
         )
         self._chunks: list[bytes] = []
@@ -211,7 +213,7 @@ class Try:
             self._resumed = self._call.resumed
             decision = self._decision
             self._note_node(decision.node_id if decision is not None else "")
-        self.tokens += 1
+        self.tokens += chunks_in(msg.data)
         self._bytes += len(msg.data)
         if self._bytes > MAX_ANSWER_BYTES:
             raise too_large()

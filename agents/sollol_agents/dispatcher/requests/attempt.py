@@ -276,6 +276,7 @@ def envelope(
         decision=granted.decision,
         path=request.path,
         stream=request.wants_stream,
+        is_joined=request.is_joined,
         deadline_s=deadline_s,
         keep_alive_s=granted.keep_alive_s,
         has_tools=request.context.has_tools,

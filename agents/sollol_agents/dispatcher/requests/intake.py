@@ -82,6 +82,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     reply_to: str
     wants_stream: bool
+    is_joined: bool
+    """Whether chunks of that stream that come close together may leave as one message."""
     context: TaskContext
     routing: Routing
     deadline_s: float
@@ -190,6 +192,7 @@ def take_in(
         path=path,
         reply_to=reply_to,
         wants_stream=asked.wants_stream,
+        is_joined=head.get(h.STREAM) == h.JOINED,
         context=context,
         routing=routing,
         deadline_s=limit_s,

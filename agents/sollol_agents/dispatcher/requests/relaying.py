@@ -98,6 +98,7 @@ class Relay:
             waited_s=request.waited_s,
             secret=self._secret + _MADE_HERE,
             resume_bytes=limit_bytes,
+            is_joined=request.is_joined,
             on_news=self._on_news,
         )
 

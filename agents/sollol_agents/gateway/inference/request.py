@@ -59,6 +59,11 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the answer is made of Ollama's objects."""
         return self.kind is not RequestKind.PASSTHROUGH
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its client gets the answer as one."""
+        return not self.wants_stream and (self.is_native or self.label in KIND_OF_PATH)
+
 
 class _Read(NamedTuple):
     fields: Fields

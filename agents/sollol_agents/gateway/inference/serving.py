@@ -183,6 +183,7 @@ class Inference:
             waited_s=waited_s,
             secret=broken.secret if broken is not None else "",
             resume_bytes=self._config.resume_bytes if request.resumes else 0,
+            is_joined=request.is_whole,
         )
 
 

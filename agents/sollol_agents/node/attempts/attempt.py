@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Final
@@ -26,7 +26,6 @@ from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import Cancelled, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
-from sollol_bus.transport.pieces import Piece
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
@@ -247,7 +246,9 @@ class Attempt:
                     await self._speak_first(answer, batch)
         if self._first_at is None:
             raise _error(ErrorCode.ENGINE_PROTOCOL, "the engine's answer was empty")
-        if not self.wants_stream:
+        if self.wants_stream:
+            await self._speak([], is_last=True)
+        else:
             await self._reply(answer, collected)
 
     def _heard(self) -> None:
@@ -268,21 +269,19 @@ class Attempt:
             self._bus.publish(subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id), encode(report))
         self._tell_content_type(answer)
         self.permission.fence.spoke()
-        first, *more = self._speaker.pieces(batch[0])
+        chunk, *others = self._speaker.together(batch)
+        first, *more = self._speaker.pieces(chunk)
         await self._until_heard(partial(self._speaker.say, first))
-        await self._say(more)
-        await self._speak(batch[1:])
+        await self._speaker.say_all(more)
+        await self._speak(others)
 
-    async def _speak(self, batch: list[bytes]) -> None:
-        if self.leave.is_ending(time.monotonic()):
+    async def _speak(self, batch: list[bytes], *, is_last: bool = False) -> None:
+        is_ending = self.leave.is_ending(time.monotonic())
+        due = self._speaker.due(batch, is_held=not (is_ending or is_last))
+        if due and is_ending:
             await self._on_leave()
-        for chunk in batch:
-            await self._say(self._speaker.pieces(chunk))
-
-    async def _say(self, pieces: Iterable[Piece]) -> None:
-        for piece in pieces:
-            self._speaker.say(piece)
-            await self._bus.make_room()
+        for chunk in due:
+            await self._speaker.say_all(self._speaker.pieces(chunk))
 
     async def _reply(self, answer: EngineAnswer, collected: list[bytes]) -> None:
         body = answer.join(collected)
@@ -333,6 +332,7 @@ class Attempt:
 
     def _conclude(self, error: SollolError | None) -> None:
         self._is_over = True
+        self._speaker.say_last()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -271,7 +271,7 @@ class Executor:
                 self.bus,
                 Leave(self.bus, self.node_id, reply_to, exec_.ticket, is_given=self._is_free),
                 f"{self._probe}.{stream}",
-                exec_.decision,
+                exec_,
             ),
             limits=limits_of(
                 exec_,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
+from sollol_agents.node.attempts.joining import Joining, between
 from sollol_agents.node.attempts.leave import Leave
-from sollol_bus.errors import error_from
+from sollol_bus.errors import NotConnected, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode, error_headers
 from sollol_bus.transport.pieces import Piece, pieces
 from sollol_schemas import headers as h
-from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.execution import Figures
+from sollol_schemas.execution import Exec, Figures
 
 _AT_ONCE_BYTES: Final = 16 << 10
 """So much leaves in one write: no socket is so small."""
@@ -42,18 +45,20 @@ class Speaker:
         leave: To speak into the caller's inbox.
         probe: Prefix of the reply subjects of chunks. The server answers there with 503 when nobody listens on
             the inbox any more; the last token counts the messages from 1.
-        decision: Told with the first message.
+        exec_: Its decision is told with the first message; whether chunks may leave together.
     """
 
-    __slots__ = ("_bus", "_decision", "_inbox", "_reply", "content_type", "leave", "messages", "probe")
+    __slots__ = ("_bus", "_decision", "_inbox", "_joining", "_reply", "content_type", "leave", "messages", "probe")
 
-    def __init__(self, bus: Bus, leave: Leave, probe: str, decision: Decision) -> None:
+    def __init__(self, bus: Bus, leave: Leave, probe: str, exec_: Exec) -> None:
         self._bus = bus
         self.leave = leave
         self._inbox = leave.inbox
         self.probe = probe
-        self._decision = decision
+        self._decision = exec_.decision
         self._reply: Words | None = None
+        joint = between(exec_)
+        self._joining = None if joint is None else Joining(joint, self._say_held)
         self.content_type = ""
         """The engine's Content-Type, told with the first message when it is set."""
         self.messages = 0
@@ -62,6 +67,41 @@ class Speaker:
         """Whether all of these, and an end behind them, leave in one write."""
         bus = self._bus
         return bus.nats.pending_data_size + sum(map(len, batch)) <= _AT_ONCE_BYTES and not bus.is_settling
+
+    def together(self, batch: list[bytes]) -> list[bytes]:
+        """Chunks that came together, as they leave."""
+        return batch if self._joining is None else self._joining.together(batch)
+
+    def due(self, batch: list[bytes], *, is_held: bool) -> list[bytes]:
+        """What is to be said now that these came too.
+
+        Args:
+            batch: Chunks.
+            is_held: Whether a part of it may be held for a while, where that is done.
+        """
+        if self._joining is None:
+            return batch
+        return [] if not self._joining.hold(batch) and is_held else self._joining.take()
+
+    async def say_all(self, said: Iterable[Piece]) -> None:
+        """Publishes messages, as fast as they leave."""
+        for piece in said:
+            self.say(piece)
+            await self._bus.make_room()
+
+    def say_last(self) -> None:
+        """Publishes what is held of an answer that broke off, where it can; nothing is held any more."""
+        if self._joining is not None:
+            self._say_held()
+            self._joining.take()
+
+    def _say_held(self) -> None:
+        if self._joining is None or self.leave.is_ending(time.monotonic()):
+            return  # it is said behind the next chunk, once there is leave
+        with suppress(NotConnected):
+            for chunk in self._joining.take():
+                for piece in self.pieces(chunk):
+                    self.say(piece)
 
     def pieces(self, chunk: bytes) -> list[Piece]:
         """A chunk as messages: itself, or parts of a large one, so that others on this connection get their turn.
