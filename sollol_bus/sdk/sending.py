@@ -18,6 +18,7 @@ from sollol_bus.sdk.pacing import TAKEN_WITHIN_S, taken_within_s
 from sollol_bus.sdk.resume.resuming import Resuming
 from sollol_bus.sdk.resume.transcript import RESUME_BYTES
 from sollol_bus.sdk.silence import is_held
+from sollol_bus.transport.callbacks import Change
 from sollol_bus.transport.connection import SETTLING_S, Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.mux import ReplyInbox
@@ -112,10 +113,7 @@ class Sending:
 
     def _open(self) -> None:
         """Sends it for the first time, and listens to what becomes of the connection."""
-        self.bus.on_disconnect(self._on_disconnect)
-        self.bus.on_reconnect(self._on_reconnect)
-        self.bus.on_closed(self._on_closed)
-        self.bus.on_cluster_change(self._on_cluster_change)
+        self.bus.on_change(self._on_change)
         try:
             self._send_soon()
         except BaseException:
@@ -252,6 +250,17 @@ class Sending:
         if instance == self.dispatcher:
             self._send_again("its answer was lost on the way")
 
+    def _on_change(self, change: Change) -> None:
+        match change:
+            case Change.LOST:
+                self._on_disconnect()
+            case Change.BACK:
+                self._on_reconnect()
+            case Change.CLOSED:
+                self._on_closed()
+            case Change.CLUSTER:
+                self._on_cluster_change()
+
     def _on_disconnect(self) -> None:
         if self._stream.has_begun and not self._is_over:
             self._stream.fail(PathBroken("the connection to the bus broke in the middle of the answer"))
@@ -283,7 +292,7 @@ class Sending:
             self._timer.cancel()
         if self._control is not None:
             self._control.close()
-        self.bus.forget_callbacks(self._on_disconnect, self._on_reconnect, self._on_closed, self._on_cluster_change)
+        self.bus.forget_changes(self._on_change)
         self._stream.close()
 
 

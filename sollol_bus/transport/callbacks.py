@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
+from functools import partial
+
+from sollol_bus.waiting import call_all
+
+
+class Change(Enum):
+    """What became of a connection."""
+
+    LOST = "lost"
+    BACK = "back"  # subscriptions are restored already
+    CLOSED = "closed"  # for good, on purpose or not
+    CLUSTER = "cluster"  # a server joined or left its cluster
 
 
 class Callbacks:
@@ -15,6 +28,25 @@ class Callbacks:
         self._on_closed_for_good: dict[Callable[[], None], None] = {}
         self._on_cluster_change: dict[Callable[[], None], None] = {}
         self._on_refused: dict[Callable[[str], None], None] = {}
+        self._on_change: dict[Callable[[Change], None], None] = {}
+
+    def on_change(self, callback: Callable[[Change], None]) -> None:
+        """Calls `callback` with whatever becomes of the connection, behind those who asked for that alone."""
+        self._on_change[callback] = None
+
+    def forget_changes(self, callback: Callable[[Change], None]) -> None:
+        """Undoes `on_change`; harmless for what was not registered."""
+        self._on_change.pop(callback, None)
+
+    def _tell(self, change: Change) -> None:
+        registered = {
+            Change.LOST: self._on_disconnect,
+            Change.BACK: self._on_reconnect,
+            Change.CLOSED: self._on_closed_for_good,
+            Change.CLUSTER: self._on_cluster_change,
+        }
+        call_all(registered[change])
+        call_all(partial(callback, change) for callback in self._on_change)
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Calls `callback` at every loss of the connection."""

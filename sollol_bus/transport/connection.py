@@ -26,7 +26,7 @@ from nats.aio.client import Client as NatsClient
 from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLarge
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
-from sollol_bus.transport.callbacks import Callbacks
+from sollol_bus.transport.callbacks import Callbacks, Change
 from sollol_bus.transport.clock import Clock
 from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.connecting import advice, is_absence, within
@@ -38,7 +38,7 @@ from sollol_bus.transport.naming import named, of_members, own_subjects
 from sollol_bus.transport.reading import SturdyClient
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.transport.wire import block_of, publication
-from sollol_bus.waiting import call_all, forget_failure
+from sollol_bus.waiting import forget_failure
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.headers import CHUNKS
 from sollol_schemas.subjects import V1, by_members
@@ -200,7 +200,7 @@ class Bus(Callbacks):
             self.endpoints.answered(subject, headers)
         if self._own_subjects and subject.startswith(_PLAIN):
             subject = self._own_subjects + subject[len(_PLAIN) :]
-        if len(payload) + PAYLOAD_MARGIN_BYTES > nc.max_payload:
+        if len(payload) + PAYLOAD_MARGIN_BYTES > nc._max_payload:  # noqa: SLF001 read for every message
             raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")
         if headers:
             block = block_of(headers)
@@ -216,9 +216,14 @@ class Bus(Callbacks):
         """
         self._nc.hasten()
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than 1 MiB is waiting to leave."""
+        return self._nc._pending_data_size > _HIGH_WATER_BYTES  # noqa: SLF001 asked behind every piece of an answer
+
     async def make_room(self) -> None:
         """Waits until less than 1 MiB is waiting to leave; call it in loops that publish without a pause."""
-        if self._nc.pending_data_size > _HIGH_WATER_BYTES:
+        if self.is_crowded:
             await self.flush()
 
     def subscribe(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> Subscription:
@@ -361,22 +366,22 @@ class Bus(Callbacks):
         log.warning("disconnected from the bus", extra={"action": "bus_disconnected"})
         if self._mux is not None:
             self._mux.fail_all()
-        call_all(self._on_disconnect)
+        self._tell(Change.LOST)
 
     async def _on_reconnected(self) -> None:
         self.reconnects += 1
         self._settled_at = self._loop.time() + SETTLING_S
         log.warning("reconnected to the bus", extra={"action": "bus_reconnected"})
-        call_all(self._on_reconnect)
+        self._tell(Change.BACK)
 
     def _on_cluster_changed(self) -> None:
         log.info("servers of the cluster came or went", extra={"action": "bus_cluster_changed"})
         self._settled_at = self._loop.time() + SETTLING_S
-        call_all(self._on_cluster_change)
+        self._tell(Change.CLUSTER)
 
     async def _on_closed(self) -> None:
         if not self._is_closing:
             self.close_reason = str(self._nc.last_error or self.close_reason)  # the callback of errors is not told all
             log.error("the bus connection is closed for good: %s", self.close_reason, extra={"action": "bus_closed"})
         self.closed.set()
-        call_all(self._on_closed_for_good)
+        self._tell(Change.CLOSED)

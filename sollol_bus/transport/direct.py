@@ -152,7 +152,10 @@ class DirectClient(NatsClient):
             msg = Msg(self, subject.decode(), reply.decode(), data, headers, None, False, sid)
         except UnicodeDecodeError:
             return False
-        subscription.set_result(msg)
+        try:
+            subscription.handler(msg)
+        except Exception as error:  # noqa: BLE001 it is logged, and ends nothing
+            subscription.failed(msg, error)
         return True
 
     def listen(self, subject: str, queue: str, handler: Callable[[Msg], None]) -> Subscription:
@@ -187,5 +190,6 @@ class DirectClient(NatsClient):
 
     def _forget_leaving(self) -> None:
         leaving, self._leaving = self._leaving, []
-        for sid in leaving:
-            self.forget(sid)
+        gone = [unsub_cmd(sid, 0) for sid in leaving if self._subs.pop(sid, None) is not None]
+        if gone and self.is_connected:
+            self._command(b"".join(gone))

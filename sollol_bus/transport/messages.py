@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import lru_cache
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -33,6 +32,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
+_decoders: dict[int, tuple[Any, msgspec.json.Decoder[Any]]] = {}
+"""By the identity of their types, which stay as long as they stand here: to hash a union takes longer."""
+_DECODERS_MAX = 128
 _HEADER_TEXT_MAX = 256
 _QUOTED = re.compile(r"^(Invalid (?:enum )?value) .*?( - at `\$[^`]*`)?$", re.DOTALL)
 _REASON_MAX = 200
@@ -40,9 +42,12 @@ _HEADER_FRAME_BYTES = len("NATS/1.0\r\n\r\n")
 _HEADER_SIGNS = len(": \r\n")
 
 
-@lru_cache(maxsize=128)
 def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 any type form, unions included
-    return msgspec.json.Decoder(kind)
+    if len(_decoders) >= _DECODERS_MAX:
+        _decoders.clear()
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
+    _decoders[id(kind)] = kind, decoder
+    return decoder
 
 
 def encode(value: object) -> bytes:
@@ -56,7 +61,8 @@ def decode(data: bytes, kind: type[T]) -> T:
     Raises:
         DecodeFailed: The bytes are not such a message; the text names the field and quotes nothing of them.
     """
-    decoder = _decoder(kind)  # type: ignore[arg-type]  # types are hashable; the stub forgets it
+    known = _decoders.get(id(kind))
+    decoder = _decoder(kind) if known is None else known[1]
     try:
         value: T = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

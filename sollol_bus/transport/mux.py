@@ -11,7 +11,6 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 from sollol_bus.errors import BusError, NoResponders, NotConnected, NotPermitted, RequestTimedOut
 from sollol_bus.transport.messages import Msg, is_no_responders
@@ -21,12 +20,15 @@ Publish = Callable[..., None]
 OnReply = Callable[[Msg | BusError], None]
 
 
-class _Question(NamedTuple):
+class _Question:
     """One that waits for its reply."""
 
-    subject: str
-    on_reply: OnReply
-    timer: asyncio.TimerHandle
+    __slots__ = ("on_reply", "subject", "timer")
+
+    def __init__(self, subject: str, on_reply: OnReply, timer: asyncio.TimerHandle) -> None:
+        self.subject = subject
+        self.on_reply = on_reply
+        self.timer = timer
 
 
 def unguessable() -> Iterator[str]:
@@ -59,7 +61,7 @@ class Mux:
         question = self._asked.pop(key, None)
         if question is not None:
             question.timer.cancel()
-            is_heard = not is_no_responders(msg)
+            is_heard = msg.data or not is_no_responders(msg)
             question.on_reply(msg if is_heard else NoResponders(f"nobody listens on {question.subject}"))
         elif (on_reply := self._open.get(key)) is not None:
             on_reply(msg)

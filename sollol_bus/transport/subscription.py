@@ -45,7 +45,7 @@ class Subscription:
         handler: Takes each message as soon as it is read; what it raises is logged and ends nothing.
     """
 
-    __slots__ = ("_client", "_handler", "_id", "_queue", "_received", "_subject", "is_over")
+    __slots__ = ("_client", "_id", "_queue", "_received", "_subject", "handler", "is_over")
 
     # what the library looks for in every subscription, when it connects anew or closes
     _jsi = _message_iterator = _pending_next_msgs_calls = _wait_for_msgs_task = None
@@ -63,8 +63,9 @@ class Subscription:
         self._id = number
         self._subject = subject
         self._queue = queue
-        self._handler = handler
         self._received = 0
+        self.handler = handler
+        """Takes each message; whoever calls it says with `failed` what it raised."""
         self.is_over = False
         """Whether it was ended, or is about to be."""
 
@@ -110,8 +111,14 @@ class Subscription:
     def set_result(self, msg: Msg) -> None:
         """Takes one message."""
         try:
-            self._handler(msg)
-        except NotConnected as error:
+            self.handler(msg)
+        except Exception as error:  # noqa: BLE001 it is logged, and ends nothing
+            self.failed(msg, error)
+
+    def failed(self, msg: Msg, error: Exception) -> None:
+        """The handler raised this."""
+        if isinstance(error, NotConnected):
             log.info("lost the connection while handling %s: %s", msg.subject, error, extra={"action": "handler_cut"})
-        except Exception:
-            log.exception("handling a message on %s failed", msg.subject, extra={"action": "handler_failed"})
+        else:
+            extra = {"action": "handler_failed"}
+            log.error("handling a message on %s failed", msg.subject, exc_info=error, extra=extra)

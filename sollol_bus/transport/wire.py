@@ -17,7 +17,6 @@ from sollol_schemas import headers as names
 
 _BREAK: Final = b"\r\n"
 _BLANK: Final = b" "
-_MESSAGES: Final = (b"MSG ", b"HMSG ")
 _FIRST_LINE: Final = "NATS/1.0\r\n"
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SPACE: Final = " \t\r\n\f\v"
@@ -107,29 +106,31 @@ class MessageParser(Parser):
         deliver = self.nc.deliver
         self.needed = 0
         while (stop := data.find(_BREAK, at)) >= 0:
-            line = data[at:stop]
-            if not line.startswith(_MESSAGES):
-                self._odd, at = line + _BREAK, stop + 2
+            words = data[at:stop].split(_BLANK)
+            count = len(words)
+            is_plain = words[0] == b"MSG"
+            if not (is_plain or words[0] == b"HMSG"):
+                self._odd, at = data[at : stop + 2], stop + 2
                 break
             try:
-                kind, subject, number, *reply, size_told = line.split(_BLANK)
-                head_bytes = int(reply.pop()) if kind == b"HMSG" else 0
-                sid, size = int(number), int(size_told)
+                sid, size, head_bytes = int(words[2]), int(words[-1]), 0 if is_plain else int(words[-2])
             except (ValueError, IndexError) as error:
                 raise ProtocolError from error
-            if not 0 <= head_bytes <= size:
+            least = 4 if is_plain else 5
+            if not (0 <= head_bytes <= size and least <= count <= least + 1):
                 raise ProtocolError
             begin = stop + 2
             end = begin + size
-            if len(data) < end + 2:
-                self.needed = end + 2 - at
+            after = end + 2
+            if len(data) < after:
+                self.needed = after - at
                 break
+            self.has_more = after < len(data)
+            reply = words[3] if count > least else b""
+            at = after
             body = begin + head_bytes
-            message = sid, subject, reply[0] if reply else b"", data[body:end], data[begin:body]
-            at = end + 2
-            self.has_more = at < len(data)
-            if not deliver(*message):
-                self._odd = message
+            if not deliver(sid, words[1], reply, data[body:end], data[begin:body]):
+                self._odd = sid, words[1], reply, data[body:end], data[begin:body]
                 break
         self.has_more = False
         if self._odd is not None:

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+from functools import lru_cache
 from typing import Final
 
 from sollol_bus.errors import BusError
@@ -102,4 +103,11 @@ class Leaves(Part):
 
 def _code(secret: str, until: str, node_id: str, inbox: str) -> str:
     """Ids and inboxes have no spaces, so no two of these are alike."""
-    return hashlib.blake2b(f"{until} {node_id} {inbox}".encode(), key=secret.encode()[:64], digest_size=16).hexdigest()
+    code = _keyed(secret).copy()
+    code.update(f"{until} {node_id} {inbox}".encode())
+    return code.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _keyed(secret: str) -> hashlib.blake2b:
+    return hashlib.blake2b(key=secret.encode()[:64], digest_size=16)

@@ -83,8 +83,11 @@ def read_native(body: bytes) -> tuple[Fields, bytes]:
         InvalidBody: The body is empty, not JSON, or not an object.
     """
     fields = read_fields(body)
+    names = "".join(fields)
+    if names == names.lower():
+        return fields, body
     lowered = {name.lower(): raw for name, raw in fields.items()}
-    return (fields, body) if lowered.keys() == fields.keys() else (lowered, _encoder.encode(lowered))
+    return lowered, _encoder.encode(lowered)
 
 
 def read_known(path: str, body: bytes, use: Callable[[Fields], T]) -> tuple[T, bytes]:

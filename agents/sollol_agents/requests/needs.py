@@ -15,6 +15,8 @@ from sollol_schemas.context import Ability, RequestKind
 
 _CHATS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 _TALKS: Final = (*_CHATS, "/v1/completions")
+_OF_SOME: Final = ("think", "suffix")
+_TEXT_ALONE: Final = (Ability.COMPLETION,)
 _NOTHING: Final = (b"null", b"[]", b'""', b"false", b'"none"')
 
 
@@ -32,6 +34,8 @@ def needs_of(
     """
     if is_load_only and _unloads(fields):
         return ()
+    if kind is RequestKind.GENERATE and not senses and fields.keys().isdisjoint(_OF_SOME):
+        return _TEXT_ALONE
     return tuple(_needs_of(kind, path, fields, senses))
 
 

@@ -133,7 +133,7 @@ def _read_prompt(kind: RequestKind, fields: Fields) -> _Prompt:
     pieces = [bytes(fields[name]) for name in ("system", "instructions", "tools") if name in fields]
     images = len(field(fields, "images", _RAWS) or ()) if "images" in fields else 0
     given = field(fields, "messages", _MESSAGES) if "messages" in fields else None
-    messages = [message or _Message() for message in given or ()]
+    messages = [message or _Message() for message in given] if given else []
     for message in messages:
         content = bytes(message.content)
         if kind is RequestKind.CHAT and content[:1] not in _TEXT_BEGINS:
@@ -163,8 +163,8 @@ def _complexity(tokens: int, turns: int) -> ComplexityClass:
 
 
 def _output_limit(options: _Options, fields: Fields) -> int | None:
-    if options.num_predict is None and fields.keys().isdisjoint(_LIMITS):
-        return None
+    if fields.keys().isdisjoint(_LIMITS):
+        return _tokens(options.num_predict)
     limits = [options.num_predict]
     limits += [field(fields, name, float) for name in _LIMITS if name in fields]
     return min((tokens for tokens in map(_tokens, limits) if tokens is not None), default=None)
@@ -172,7 +172,7 @@ def _output_limit(options: _Options, fields: Fields) -> int | None:
 
 def _tokens(value: Any) -> int | None:  # noqa: ANN401 whatever stood in a body
     """A number of tokens, without its fraction; None for what is none, and for none at all."""
-    if type(value) not in _NUMBERS or not math.isfinite(value):
+    if value is None or type(value) not in _NUMBERS or not math.isfinite(value):
         return None
     return int(value) if 1 <= value < _MOST_TOKENS else None
 

@@ -137,6 +137,8 @@ class ActiveRequest:
         if not self.is_waiting:
             return  # a second grant for the same question expires at the scorer by itself
         match answer:
+            case Granted():
+                self._run(answer)
             case GrantQueued():
                 self._is_admitted = True
                 position, is_blocked = answer.position, answer.is_blocked
@@ -144,8 +146,6 @@ class ActiveRequest:
                 self._ask_again_in(self._tools.pace.grant_silence_s)
             case GrantRefused():
                 self._finish_with_error(after_refusal(self._tries, answer))
-            case Granted():
-                self._run(answer)
 
     def on_no_scorer(self, why: str) -> None:
         """No scorer came into office for too long."""

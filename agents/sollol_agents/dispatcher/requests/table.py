@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
@@ -98,8 +97,10 @@ class RequestTable(Part):
         self._detector = detector
         self._on_over = on_over
         self._active: dict[str, ActiveRequest] = {}
-        self._held_bytes: Counter[str] = Counter()
-        """Of the bodies of each caller's requests."""
+        self._held_bytes = 0
+        """Of the bodies of all requests."""
+        self._callers_bytes: dict[str, int] = {}
+        """Of those of each caller."""
         self._told: set[str] = set()
         """Who has been told of late that its request is cancelled; none is there that was not held here before."""
         self._roster = Roster()
@@ -242,22 +243,22 @@ class RequestTable(Part):
 
     def _check_bytes(self, request: Request) -> None:
         size, held = len(request.payload), self._held_bytes
+        callers = self._callers_bytes.get(request.caller, 0)
         callers_max = _CALLERS_BYTES_MAX if request.caller else _HELD_BYTES_MAX
-        if held[request.caller] + size <= callers_max and held.total() + size <= _HELD_BYTES_MAX:
+        if callers + size <= callers_max and held + size <= _HELD_BYTES_MAX:
             return
-        message = f"this dispatcher holds {held.total() >> 20} MiB of requests already; try again later"
+        message = f"this dispatcher holds {held >> 20} MiB of requests already; try again later"
         raise Rejected(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 1}))
 
     def _hold(self, request: Request) -> None:
+        self._count(request, len(request.payload))
         if request.resumer is Resumer.DISPATCHER:
-            self._held_bytes[request.caller] += len(request.payload)
             self._relays.begin(request)
             return
         log_prompt(request.request_id, request.context.model, request.body)
         kind = self._batches.part_of(request, self._roster)
         made = ActiveRequest if kind is None else SharedRequest
         active = self._active[request.request_id] = made(self.tools, request, self._forget)
-        self._held_bytes[request.caller] += len(request.payload)
         if kind is None or not isinstance(active, SharedRequest) or not self._batches.take(active, *kind):
             self.tools.scorer.ask(active)
 
@@ -270,10 +271,17 @@ class RequestTable(Part):
         self._let_go(request)
 
     def _let_go(self, request: Request) -> None:
-        self._held_bytes[request.caller] -= len(request.payload)
-        if not self._held_bytes[request.caller]:
-            del self._held_bytes[request.caller]
+        self._count(request, -len(request.payload))
         self._on_over()
+
+    def _count(self, request: Request, size: int) -> None:
+        """So many bytes more are held, or fewer."""
+        self._held_bytes += size
+        callers = self._callers_bytes.get(request.caller, 0) + size
+        if callers:
+            self._callers_bytes[request.caller] = callers
+        else:
+            self._callers_bytes.pop(request.caller, None)
 
     def _on_cancel(self, msg: Msg) -> None:
         asked = decoded(msg, CancelRequest)

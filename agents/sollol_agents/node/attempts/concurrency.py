@@ -19,13 +19,14 @@ class Concurrency:
 
     def set_running(self, running: int, now: float) -> None:
         """From now on so many run."""
-        self._area = self.area(now)
-        self._at = max(self._at, now)
+        if now > self._at:
+            self._area += self._running * (now - self._at)
+            self._at = now
         self._running = running
 
     def area(self, now: float) -> float:
         """Attempt-seconds up to now."""
-        return self._area + self._running * max(0.0, now - self._at)
+        return self._area + self._running * (now - self._at) if now > self._at else self._area
 
 
 def mean_co_runners(area_before: float, area_after: float, elapsed_s: float) -> float:

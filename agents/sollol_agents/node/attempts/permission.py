@@ -47,7 +47,8 @@ class Permission:
         self._leave = leave
         self._on_refused = on_refused
         self._subject = subjects.ATTEMPT.of(decision.node_id, decision.attempt_id)
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Future[None] | None = None
+        """Done when something has changed; None: nobody waits for that."""
         self._withdraw: Callable[[], None] | None = None
 
     @property
@@ -72,7 +73,6 @@ class Permission:
             Cancelled: The dispatcher gave the attempt up.
         """
         while True:
-            self._changed.clear()
             match self.fence.verdict(steady_s()):
                 case Verdict.SPEAK:
                     return
@@ -83,7 +83,8 @@ class Permission:
                         await asyncio.sleep(_SETTLING_S)
                     self._ask_start()
                 case Verdict.WAIT:
-                    await self._changed.wait()
+                    self._changed = asyncio.get_running_loop().create_future()
+                    await self._changed
 
     def close(self) -> None:
         """Asks nothing more, and keeps nothing of the attempt, which else only the collector of garbage would free."""
@@ -127,6 +128,7 @@ class Permission:
         return None
 
     def _tell_change(self) -> None:
-        self._changed.set()
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
         if self.fence.verdict(steady_s()) is Verdict.STOP:
             self._on_refused()

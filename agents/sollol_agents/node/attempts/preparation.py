@@ -112,7 +112,8 @@ class Preparation:
 
     def _take_over(self, attempt: Attempt, wanted: Settled) -> None:
         view, model = self._view(), attempt.request.model
-        attempt.request = msgspec.structs.replace(attempt.request, body=wanted.body)
+        if wanted.body is not attempt.request.body:
+            attempt.request = msgspec.structs.replace(attempt.request, body=wanted.body)
         attempt.left_out = wanted.left_out
         if wanted.sent_s:
             view.runners.keeps(view.blob(model), wanted.sent_s, wanted.asked_s, is_order=wanted.is_order)

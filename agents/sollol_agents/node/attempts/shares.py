@@ -60,7 +60,9 @@ class Shares:
         return Share(busy_s, max(0.0, self._energy_j - mark.energy_j) if is_known else None)
 
     def _advance(self, now: float) -> None:
-        elapsed_s, self._at = max(0.0, now - self._at), max(self._at, now)
+        if now <= self._at:
+            return
+        elapsed_s, self._at = now - self._at, now
         if self._running:
             share_s = elapsed_s / self._running
             self._busy_s += share_s

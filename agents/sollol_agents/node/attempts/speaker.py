@@ -87,7 +87,8 @@ class Speaker:
         """Publishes messages, as fast as they leave."""
         for piece in said:
             self.say(piece)
-            await self._bus.make_room()
+            if self._bus.is_crowded:
+                await self._bus.make_room()
 
     def say_last(self) -> None:
         """Publishes what is held of an answer that broke off, where it can; nothing is held any more."""

@@ -155,7 +155,8 @@ class Connection(asyncio.Protocol):
         else:
             transport.write(head)
             transport.write(body)
-        await self._is_writable.wait()
+        if not self._is_writable.is_set():
+            await self._is_writable.wait()
 
     async def send_more(self, data: bytes) -> None:
         """Writes a piece of a request's body; waits while the engine takes none."""

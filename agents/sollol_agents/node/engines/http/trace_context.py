@@ -14,5 +14,7 @@ VIA: Final[ContextVar[str]] = ContextVar("via", default="")
 
 def begin(via: str) -> None:
     """The present task works for another request from now on, which came this way, and has no span yet."""
-    VIA.set(via)
-    TRACEPARENT.set("")
+    if VIA.get() != via:
+        VIA.set(via)
+    if TRACEPARENT.get():
+        TRACEPARENT.set("")
