@@ -23,6 +23,7 @@ from sollol_bus.jetstream.api import JetStreamRefused, api
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
 from sollol_bus.transport.subscription import Subscription
+from sollol_bus.transport.topology import is_lone
 from sollol_bus.waiting import happens
 from sollol_schemas.headers import STATUS
 
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 _NS = 1_000_000_000
 _EXPIRES_S = 30.0
+_HEARTBEAT_S = 2.0
+_LONE_HEARTBEAT_S = 10.0
+"""Of a server that alone serves everybody: it loses no pull but with the connection, or says so."""
 _SILENT_BEATS = 2.5
 _BESIDE_BYTES = 64 << 10
 """What the server counts of a message beside its payload, at most: its subjects."""
@@ -194,7 +198,7 @@ class PullConsumer:
         beyond: Messages that were delivered before, to whomever, and may be in hand beside the window: the server
             delivers them first, and what fills the window is younger.
         window_bytes: As `window`, in bytes, which each request that is out may bring; 0: however many.
-        heartbeat_s: How often the server says that it still has nothing.
+        heartbeat_s: How often the server says that it still has nothing; 0: as seldom as will do.
     """
 
     def __init__(
@@ -206,7 +210,7 @@ class PullConsumer:
         window: int = 500,
         beyond: int = 0,
         window_bytes: int = 0,
-        heartbeat_s: float = 2.0,
+        heartbeat_s: float = 0.0,
     ) -> None:
         self.bus = bus
         self.spec = spec
@@ -216,11 +220,10 @@ class PullConsumer:
         self._beyond = beyond
         self._handler = handler
         self._window = window
-        self._lent = 0
+        self._lent = self._lent_bytes = self._in_hand_bytes = 0
         self._largest_bytes = bus.max_payload + _BESIDE_BYTES
         self._window_bytes = max(window_bytes, 2 * self._largest_bytes) if window_bytes else 0
-        self._in_hand_bytes = self._lent_bytes = 0
-        self._heartbeat_s = heartbeat_s
+        self._wanted_heartbeat_s = self._heartbeat_s = heartbeat_s
         self._loop = asyncio.get_running_loop()
         self._next = f"{bus.config.jetstream_api}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
         self._inbox = ""
@@ -297,6 +300,7 @@ class PullConsumer:
     def _begin_generation(self) -> None:
         self._end_generation()
         self._broken.clear()
+        self._heartbeat_s = self._wanted_heartbeat_s or (_LONE_HEARTBEAT_S if is_lone(self.bus) else _HEARTBEAT_S)
         self._inbox = self.bus.new_inbox()
         self._subscription = self.bus.subscribe(self._inbox, self._on_message)
         self._heard_at = self._loop.time()
@@ -374,19 +378,13 @@ class PullConsumer:
         status = headers[STATUS]
         if status == "100":
             return
-        left = headers.get(_PENDING_MESSAGES)
+        left, description = headers.get(_PENDING_MESSAGES), headers.get("Description", "")
         if left is None and status not in ("404", "408"):
-            log.info(
-                "consumer %s: status %s %s",
-                self.spec.durable,
-                status,
-                headers.get("Description", ""),
-                extra={"action": "pull_status"},
-            )
+            extra = {"action": "pull_status"}
+            log.info("consumer %s: status %s %s", self.spec.durable, status, description, extra=extra)
             self._broken.set()
             return
         self._outstanding = max(0, self._outstanding - int(left or self._outstanding))
-        description = headers.get("Description", "")
         if status == "409" and not any(word in description for word in _IS_DONE):
             self._broken.set()  # leadership change, shutdown: pulling at once would only be refused again
         else:

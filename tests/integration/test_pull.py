@@ -7,9 +7,11 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
+from sollol_bus.jetstream import pull
 from sollol_bus.jetstream.api import api, publish_acked
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import StreamSpec, ensure_stream
@@ -204,6 +206,40 @@ async def test_it_waits_for_a_connection_that_is_down_and_asks_nobody_meanwhile(
         await eventually(lambda: bus.is_connected)
         await store(bus, 1)
         await eventually(lambda: seen == [b"0"])
+
+
+@pytest.mark.parametrize(("is_alone", "heartbeat_s"), [(True, 10), (False, 2)])
+async def test_a_server_that_may_lose_a_pull_without_a_word_says_more_often_that_it_has_nothing(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, is_alone: bool, heartbeat_s: int
+) -> None:
+    monkeypatch.setattr(pull, "is_lone", lambda _: is_alone)
+    asked: list[dict[str, int]] = []
+    bus.subscribe("$JS.API.CONSUMER.MSG.NEXT.S.d", lambda msg: asked.append(msgspec.json.decode(msg.data)))
+    async with running(PullConsumer(bus, SPEC, Delivery.ack)):
+        await eventually(lambda: bool(asked))
+    assert asked[0]["idle_heartbeat"] == heartbeat_s * 10**9
+
+
+async def test_a_lone_server_says_that_a_pull_ends_with_its_consumer_or_its_stream(
+    bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    seen: list[bytes] = []
+
+    def handle(delivery: Delivery) -> None:
+        seen.append(delivery.data)
+        delivery.ack()
+
+    async with running(PullConsumer(bus, SPEC, handle)):
+        for n, ended in enumerate(("CONSUMER.DELETE.S.d", "STREAM.DELETE.S")):
+            await store(bus, 1, start=2 * n)
+            await eventually(lambda n=n: len(seen) == 2 * n + 1)
+            await api(bus, ended)
+            await ensure_stream(bus, StreamSpec(name="S", subjects=("s.>",), retention="workqueue"))
+            await store(bus, 1, start=2 * n + 1)
+            await eventually(lambda n=n: len(seen) == 2 * n + 2)
+    assert seen == [b"0", b"1", b"2", b"3"]
+    assert not [record for record in caplog.records if getattr(record, "action", "") == "pull_silent"]
 
 
 async def test_no_more_bytes_are_in_hand_than_the_window_has(bus: Bus) -> None:
