@@ -21,6 +21,7 @@ from typing import Self
 
 from sollol_bus.errors import ActorStopped, NoResponders, SollolError
 from sollol_bus.sdk.pacing import gone_within_s
+from sollol_bus.sdk.passing import Taker
 from sollol_bus.sdk.resume.resuming import decision_in
 from sollol_bus.sdk.sending import RECONNECT_S, Sending, cancelled
 from sollol_bus.transport.messages import Msg
@@ -126,6 +127,23 @@ class Call(Sending):
         """The chunks that have arrived already, beside the one that the iteration gave last."""
         hand_out = self._answer.hand_out
         return [out for msg in self._stream.take_ready() if (out := hand_out(msg)) is not None]
+
+    def pass_to(self, taker: Taker) -> None:
+        """Gives chunks to `taker` the moment they come, while it has room and the iteration waits for the next one.
+
+        All others come by the iteration, each behind what came before it. The first chunk of an answer, and of its rest
+        when it went on after a break, always does.
+        """
+        hand_out = self._answer.hand_out
+
+        def take(msg: Msg) -> bool:
+            if not taker.has_room:
+                return False
+            if (out := hand_out(msg)) is not None:
+                taker.take(out.data)
+            return True
+
+        self._stream.take = take
 
     def leave(self, error: SollolError) -> None:
         """Cancels the request and ends the iteration with `error`; safe from callbacks, and twice."""

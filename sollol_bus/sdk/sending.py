@@ -15,6 +15,7 @@ from functools import partial
 from sollol_bus.errors import BusError, Cancelled, DecodeFailed, NoResponders, NotConnected, SollolError
 from sollol_bus.sdk.listener import LAST_WORDS_S, Listener
 from sollol_bus.sdk.pacing import TAKEN_WITHIN_S, taken_within_s
+from sollol_bus.sdk.passing import PassingStream
 from sollol_bus.sdk.resume.resuming import Resuming
 from sollol_bus.sdk.resume.transcript import RESUME_BYTES
 from sollol_bus.sdk.silence import is_held
@@ -22,7 +23,7 @@ from sollol_bus.transport.callbacks import Change
 from sollol_bus.transport.connection import SETTLING_S, Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.mux import ReplyInbox
-from sollol_bus.transport.streaming import MAX_WAITING_BYTES, BrokenForGood, PathBroken, ReplyStream
+from sollol_bus.transport.streaming import MAX_WAITING_BYTES, BrokenForGood, PathBroken
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import DispatcherPing
@@ -88,7 +89,7 @@ class Sending:
         self._began_mono_s = now - waited_s
         self._absence_until = now + absence_s
         total_s = deadline_s + _DEADLINE_GRACE_S
-        self._stream = ReplyStream(
+        self._stream = PassingStream(
             bus,
             first_s=total_s,
             total_s=total_s,
@@ -293,6 +294,7 @@ class Sending:
         if self._control is not None:
             self._control.close()
         self.bus.forget_changes(self._on_change)
+        self._stream.take = None
         self._stream.close()
 
 

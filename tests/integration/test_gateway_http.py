@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.lab.emulator import Fault, FaultKind
 from sollol_agents.lab.testing.gateway_questions import ANY_PORT, CHAT, MODEL, chat, generate, words
 from sollol_agents.lab.testing.stack import EmulatedSystem
@@ -66,6 +67,33 @@ async def test_lines_are_the_engines_own_but_for_the_routing_in_the_last(here: E
         assert 0 < told["decision_score"] <= 100
         answer = await here.client.generate(MODEL, "count down from 2")
         assert answer.routing.keys() == told.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", chat(20)),
+        ("/v1/chat/completions", {**chat(20), "stream": True}),
+        ("/v1/messages", {**chat(20), "stream": True, "max_tokens": 100}),
+    ],
+)
+async def test_chunks_go_on_in_the_call_that_brings_them(
+    here: EmulatedSystem, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    passed: list[bytes] = []
+    write = Reply.write_now
+
+    def noted(reply: Reply, data: bytes) -> None:
+        passed.append(data)
+        write(reply, data)
+
+    monkeypatch.setattr(Reply, "write_now", noted)
+    answer = (await here.http.post(path, json=body)).content
+    assert passed
+    assert all(data in answer for data in passed)
+    passed.clear()
+    await here.http.post(path, json={**body, "format": "json", "response_format": {"type": "json_object"}})
+    assert not passed  # such an answer is looked at first
 
 
 async def test_the_arguments_of_a_tool_say_nothing_about_the_request(here: EmulatedSystem) -> None:

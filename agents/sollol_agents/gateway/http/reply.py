@@ -55,6 +55,19 @@ class Reply:
         self.status = 0
         """The status sent; 0 before the first byte."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a piece of a body that has begun would leave at once."""
+        cycle = self._cycle
+        if cycle is None or self._head is not None or not self.status:
+            return False
+        return not (cycle.disconnected or self._connection.is_full)
+
+    def write_now(self, data: bytes) -> None:
+        """Sends a piece of the body; only called while there is room."""
+        assert self._cycle is not None
+        self._write(self._cycle, data, is_last=False)
+
     def start(self, status: int, headers: list[Header]) -> None:
         """Sets status and headers; they leave together with the first piece of the body."""
         self.status = status

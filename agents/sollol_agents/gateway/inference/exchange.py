@@ -31,7 +31,9 @@ from sollol_agents.gateway.inference import native, tracing
 from sollol_agents.gateway.inference.checked import CheckedAnswers
 from sollol_agents.gateway.inference.comments import Comments
 from sollol_agents.gateway.inference.event_relay import EventRelay
+from sollol_agents.gateway.inference.native import LineRelay
 from sollol_agents.gateway.inference.order import first_fault
+from sollol_agents.gateway.inference.passing import Passing, Relay
 from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import SollolError
@@ -92,7 +94,7 @@ class Exchange:
         self._rest = b""
         self._error: SollolError | None = None
         self._events: EventRelay | None = None
-        self._held = b""
+        self._lines = LineRelay()
         self._kept = 0
         self._resumed = 0
         self._coming: AsyncIterable[Msg]
@@ -132,7 +134,7 @@ class Exchange:
     async def _run(self, call: Call, coming: AsyncIterable[Msg]) -> None:
         request, self.call, self._first_at, self.decision = self._request, call, None, None
         self._coming = coming
-        self._held = self._rest = b""
+        self._lines, self._rest = LineRelay(), b""
         self._kept = self._resumed = 0
         if not request.is_native:
             told = routing_headers.told(None, call.request_id)
@@ -143,32 +145,34 @@ class Exchange:
             finally:
                 await self._comments.end()
         elif request.kind is not RequestKind.EMBED and request.wants_stream:
-            await self._lines()
+            await self._native()
         else:
             await self._object()
 
     # -- Ollama's own ---------------------------------------------------------------------------------------
 
-    async def _lines(self) -> None:
-        call, reply = self._require_call(), self._reply
+    async def _native(self) -> None:
+        call, reply, lines = self._require_call(), self._reply, self._lines
         async for msg in self._coming:
             if call.resumed != self._resumed:
                 self._note_resumed()
-            lines = [msg.data, *[one.data for one in call.take_ready()]]
-            if self._held:
-                lines.insert(0, self._held)
-            self._held = lines.pop() if native.may_be_last(lines[-1]) else b""
-            if not reply.status and not (self._held and not lines and native.is_alone(self._held)):
+            data = lines.feed(msg.data, *[one.data for one in call.take_ready()])
+            if not reply.status and (data or not native.is_alone(lines.held)):
                 reply.start(200, [(b"content-type", NDJSON), *self._told()])
-            if lines:
-                lines.append(b"")
-                await reply.write(b"\n".join(lines))
-        last, self._held = self._held, b""
+                self._pass_on(lines)
+            if data:
+                await reply.write(data)
+        last = lines.rest()
         if not reply.status:
             body = native.with_routing(last, self._routing())
             await reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body, as_go=True)
             return
         await reply.end(native.with_routing(last, self._routing()) + b"\n" if last else b"")
+
+    def _pass_on(self, relay: Relay) -> None:
+        """Lets chunks go on the moment they come, unless they are to be looked at first."""
+        if self.checked is None:
+            self._require_call().pass_to(Passing(self._reply, relay))
 
     async def _object(self) -> None:
         body = native.with_routing(joined(self._request.kind, await self._collected()), self._routing())
@@ -214,6 +218,7 @@ class Exchange:
                 if EVENTS in content_type or reply.status:
                     events = self._events = EventRelay(self._request.label, call.request_id)
                     self._begin_events()
+                    self._pass_on(events)
                 elif NDJSON in content_type:
                     reply.start(200, [(b"content-type", content_type), NO_SNIFFING, *self._told()])
             if call.resumed != self._resumed:
@@ -259,8 +264,8 @@ class Exchange:
                 return
             dialect = request.dialect if request.is_native or self._events is not None else Dialect.OLLAMA
             said = error_in_stream(dialect, error.body, request.path)
-            if self._held:
-                said = self._held + b"\n" + said
+            if held := self._lines.rest():
+                said = held + b"\n" + said
             gap = self._events.gap if self._events is not None else b""
             await reply.end(self._rest + gap + said)
         except SollolError as cut:

@@ -32,6 +32,31 @@ def is_alone(line: bytes) -> bool:
     return any(said in line for said in _ALONE)
 
 
+class LineRelay:
+    """The lines of one stream on their way through; one that may be the last waits for what comes behind it."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = b""
+        """The line that waits."""
+
+    def feed(self, *lines: bytes) -> bytes:
+        """What may go on now, whole lines with their ends."""
+        last = lines[-1]
+        may_go = (self.held, *lines) if self.held else lines
+        self.held = b""
+        if may_be_last(last):
+            self.held = last
+            may_go = may_go[:-1]
+        return b"\n".join((*may_go, b"")) if may_go else b""
+
+    def rest(self) -> bytes:
+        """The line that waits, at the end."""
+        rest, self.held = self.held, b""
+        return rest
+
+
 def with_routing(line: bytes, routing: bytes) -> bytes:
     """An object with the routing as its last field."""
     body = line.rstrip()
