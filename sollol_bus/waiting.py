@@ -47,6 +47,8 @@ async def both(one: Coroutine[Any, Any, S], other: Coroutine[Any, Any, T]) -> tu
 
 async def happens(event: asyncio.Event, within_s: float) -> bool:
     """Whether the event is set, or comes to be within so many seconds."""
+    if event.is_set():
+        return True
     try:
         async with asyncio.timeout(within_s):
             await event.wait()

@@ -7,14 +7,17 @@ dialect of an engine, and what the NATS server reads.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 NOT_WRITTEN: Final = 0.0
 """Of a `units.FormerInstant`: this very object, because a default is left out by its identity."""
-_LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
+_LATEST_S: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+_MICROSECONDS: Final = 1_000_000
 
 
 class InvalidInstant(ValueError):
@@ -23,9 +26,17 @@ class InvalidInstant(ValueError):
 
 def instant(at: datetime | float) -> str:
     """The text of an aware instant, or of seconds of Unix time; nothing is later than the year 9999."""
-    if not isinstance(at, datetime):
-        at = datetime.fromtimestamp(min(at, _LATEST.timestamp()), UTC)
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(at, datetime):
+        return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    part, whole_s = math.modf(min(at, _LATEST_S))
+    seconds, microseconds = divmod(int(whole_s) * _MICROSECONDS + round(part * _MICROSECONDS), _MICROSECONDS)
+    return f"{_second(seconds)}.{microseconds // 1000:03d}Z"
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    """A second of Unix time; most that is told happened within few."""
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 def parse_instant(text: str) -> float:

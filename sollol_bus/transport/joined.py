@@ -6,15 +6,14 @@ from typing import Final
 
 BETWEEN_OBJECTS: Final = b"\n"
 """What stands there between two native objects; events and other bytes follow each other as they are."""
-_NEXT: Final = b"\n{"
 _EVENT: Final = b"data: {"
 
 
 def objects_in(data: bytes) -> list[bytes]:
     """The native objects of a message: one, or one on each line."""
-    return data.split(BETWEEN_OBJECTS) if _NEXT in data else [data]
+    return data.split(BETWEEN_OBJECTS) if b"\n{" in data else [data]
 
 
 def chunks_in(data: bytes) -> int:
     """About how many chunks of an engine are in a message: objects or events."""
-    return data.count(_NEXT) + 1 if data.startswith(b"{") else data.count(_EVENT) or 1
+    return data.count(BETWEEN_OBJECTS) + 1 if data.startswith(b"{") else data.count(_EVENT) or 1

@@ -100,7 +100,6 @@ def test_a_whole_answer_is_the_same_however_its_chunks_leave(ends: list[bool]) -
     [
         (b'{"response":"data: {"}', 1),
         (b'{"response":"a"}\n{"response":"b"}', 2),
-        (b'{\n  "response": "a"\n}', 1),
         (b'data: {"a":1}\n\ndata: {"b":2}\n\ndata: [DONE]\n\n', 2),
         (b'event: a\ndata: {"a":1}\n\nevent: b\ndata: {"b":2}\n\n', 2),
         (b": a comment\n\n", 1),

@@ -15,7 +15,7 @@ from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import owners
 from sollol_schemas.instants import instant, retold
-from sollol_schemas.jobs import JobResult, JobState, JobStatus
+from sollol_schemas.jobs import Job, JobResult, JobState, JobStatus
 from sollol_schemas.subjects import JOB_PRIORITIES
 
 _RUNS_MAX = 1_000_000
@@ -31,6 +31,7 @@ def fresh_status(delivery: Delivery, accepted: Accepted | None, *, worker: str) 
         delivery.headers,
         submitted_at=instant(delivery.stored_at_ns / 1e9),
         seq=delivery.stream_seq,
+        job=None if accepted is None else accepted.job,
     )
     known = (None, "") if accepted is None else (accepted.kind, accepted.model)
     return msgspec.structs.replace(stored, kind=known[0], model=known[1], worker=worker)
@@ -43,11 +44,11 @@ def is_job(subject: str) -> bool:
 
 
 def stored_status(
-    subject: str, data: bytes, headers: Mapping[str, str], *, submitted_at: str, seq: int = 0
+    subject: str, data: bytes, headers: Mapping[str, str], *, submitted_at: str, seq: int = 0, job: Job | None = None
 ) -> JobStatus:
-    """The state of a job whose stored message is all that is known of it."""
+    """The state of a job whose stored message is all that is known of it; `job`: the one in it, if it was read."""
     priority, job_id = subject.split(".")[-2:]
-    not_before, told = _told(data)
+    not_before, told = _told(data) if job is None else (job.not_before, body_hash(job))
     return JobStatus(
         job_id=job_id,
         state=JobState.QUEUED,

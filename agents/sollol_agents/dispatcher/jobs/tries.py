@@ -27,6 +27,7 @@ from sollol_schemas.execution import Figures, RequestGranted, RequestNews, Reque
 from sollol_schemas.routing import routing_header
 
 _AVOID = routing_header("avoid_models")
+_GIVEN_UP = ErrorBody(code=ErrorCode.ACTOR_STOPPED, message="given up")
 _MAX_RESENDS = 99
 """The job's own limit: a request that nobody has begun is as good as new, however often its dispatcher died."""
 
@@ -91,6 +92,8 @@ class Try:
         )
         self._chunks: list[bytes] = []
         self._bytes = self._resumed = 0
+        self._decision: Decision | None = None
+        """Of the attempt that spoke last."""
         self._task: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
@@ -100,8 +103,9 @@ class Try:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.give_up(ErrorBody(code=ErrorCode.ACTOR_STOPPED, message="given up"))
-        await asyncio.wait((self._task,))
+        self.give_up(_GIVEN_UP)
+        if not self._task.done():
+            await asyncio.wait((self._task,))
         if not self._task.cancelled():
             self._task.result()  # raises what is a bug
 
@@ -182,6 +186,7 @@ class Try:
     async def _ask(self) -> Answered:
         self._chunks.clear()
         self._bytes = self._resumed = 0
+        self._decision = None
         async with self._call as call:
             async for msg in call:
                 self._collect(msg)
@@ -204,14 +209,10 @@ class Try:
             self.node_id = node_id
             self.has_news.set()
 
-    @property
-    def _decision(self) -> Decision | None:
-        return next(reversed(self._call.decisions), None)
-
     def _collect(self, msg: Msg) -> None:
         if not self._chunks or self._call.resumed != self._resumed:
             self._resumed = self._call.resumed
-            decision = self._decision
+            decision = self._decision = next(reversed(self._call.decisions), None)
             self._note_node(decision.node_id if decision is not None else "")
         self.tokens += chunks_in(msg.data)
         self._bytes += len(msg.data)
