@@ -53,7 +53,7 @@ REFUSALS: dict[str, SollolError] = {
         ErrorCode.UNKNOWN_MODEL, "model 'lama3.1' not found", model="lama3.1", models=list(MODELS)
     ),
     "a model nobody has": body(
-        ErrorCode.UNKNOWN_MODEL, "model 'zephyr' not found", model="zephyr", models=list(MODELS)
+        ErrorCode.UNKNOWN_MODEL, "model 'zephyr' not found", model="zephyr", models=list(MODELS), groups=["auto"]
     ),
     "a node with a slip": body(
         ErrorCode.UNKNOWN_NODE, "node dsek is not on the bus", node="dsek", known=["desk", "laptop"]

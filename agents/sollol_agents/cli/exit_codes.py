@@ -65,7 +65,7 @@ def line_of(error: SollolError) -> str:
     hint = _HINTS.get(error.body.code, "") if not isinstance(error, (ConfigError, BusError)) else ""
     if isinstance(error, (NoResponders, RequestTimedOut)):
         hint = "is `sollol up` running there? `sollol doctor` looks"
-    if "groups" in error.body.details:
+    if error.body.details.keys() == {"groups"}:
         hint = "`sollol group list` shows them"
     if isinstance(error, NotPermitted):
         hint = _MAY_STEER if any(part in text for part in (".admin.", "$")) else _MAY_ASK
