@@ -162,7 +162,9 @@ def test_the_line_about_the_fleet_fits_and_begins_with_what_matters(width: int) 
 
 def test_the_line_about_the_fleet_says_when_nothing_works() -> None:
     assert "no connection" in tables.head_line(msgspec.structs.replace(HEAD, is_connected=False), 80).text
-    assert "no scorer" in tables.head_line(msgspec.structs.replace(HEAD, scorer=""), 80).text
+    silent = msgspec.structs.replace(HEAD, scorer="")
+    assert "no scorer" in tables.head_line(silent, 80).text
+    assert tables.head_line(silent, 80, has_asked=False).text == "asking the fleet ..."
 
 
 def test_an_explanation_names_candidates_refusals_and_the_end() -> None:
@@ -222,6 +224,12 @@ def view() -> FleetView:
 def textual() -> ModuleType:
     """The terminal, which needs the extra `top`; imported here, where no loop waits for the files."""
     return cast("ModuleType", pytest.importorskip("sollol_agents.top.app"))
+
+
+async def test_who_just_started_is_not_told_that_nobody_is_in_office(textual: ModuleType) -> None:
+    app = textual.TopApp(Recorded(), FleetView())
+    async with app.run_test(size=(100, 30)):
+        assert "asking" in str(app.query_one("#head").render())
 
 
 async def test_keys_drain_the_chosen_node_once_it_is_confirmed(textual: ModuleType, view: FleetView) -> None:

@@ -132,7 +132,7 @@ class TopApp(App[None]):
         view = self._view
         view.tick(now, at)
         self._learn()
-        head = tables.head_line(view.head(now, at), self.size.width - 2)
+        head = tables.head_line(view.head(now, at), self.size.width - 2, has_asked=view.has_asked)
         self._write("#head", in_line(head.text), head.colour)
         self._draw_active(at)
         notices = view.notices.changes(0)

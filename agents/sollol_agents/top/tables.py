@@ -228,10 +228,12 @@ def queue_line(queued: int, jobs: JobsView) -> str:
     )
 
 
-def head_line(head: Head, width: int) -> Cell:
-    """The fleet on one line, as much of it as fits."""
+def head_line(head: Head, width: int, *, has_asked: bool = True) -> Cell:
+    """The fleet on one line, as much of it as fits; `has_asked`: whether it was asked once who is in office."""
     if not head.is_connected:
         return Cell("no connection to the bus; what is shown is old", "red")
+    if not head.scorer and not has_asked:
+        return Cell("asking the fleet ...", "")
     if not head.scorer:
         return Cell("no scorer in office: no request gets a node; `sollol doctor` says why", "red")
     parts = [
