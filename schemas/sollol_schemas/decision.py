@@ -223,9 +223,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.structs.replace(self, node_url="", host="")
 
     def as_event(self) -> Decision:
-        """What is published of it: nothing that nobody but the node needs, and no digits that nobody reads."""
+        """What is published of it, whose digits were cut when it was made: nothing that nobody but the node needs."""
         made = self.forecast
-        figures = {name: kept for name in _FORECAST if (kept := rounded(getattr(made, name), _DIGITS))}
+        figures = {name: s for name in _FORECAST if (s := getattr(made, name))}
         forecast = Forecast(needs_load=made.needs_load, prompt_tokens=made.prompt_tokens, **figures)
         return msgspec.structs.replace(
             self,
@@ -234,7 +234,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             instance="",
             task_type="",
             complexity=_SIMPLE,
-            queue_s=rounded(self.queue_s, _DIGITS) or _AT_ONCE,
+            queue_s=self.queue_s or _AT_ONCE,
             term=0,
             forecast=forecast,
         )

@@ -127,9 +127,9 @@ def test_no_candidate_costs_less_than_its_bound(seed: int) -> None:
     pool = Pool(waiting, standing, planned, later, rules, changed=walk.changed)
     for _ in range(rng.randrange(4)):
         other = _waiting(rng, 2, model=rng.choice(_MODELS))
-        walk.commit(rng.choice(planner.costs(other, nodes, later, pool)), other.model)
+        walk.commit(rng.choice(planner.costs(other, nodes, later, pool.planned)), other.model)
     least = pool.least_s(waiting)
-    costs = planner.costs(waiting, nodes, later, pool)
+    costs = planner.costs(waiting, nodes, later, pool.planned)
     late = pool.soonest_late_end((waiting,))
     for cost, least_s, row in zip(costs, least, pool.rows, strict=True):
         if not row[TIGHT]:

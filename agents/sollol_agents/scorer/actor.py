@@ -249,7 +249,7 @@ class Scorer(Actor[ScorerConfig]):
         self._replies[request.request_id] = msg.reply
         if self._spans is not None:
             self._spans.asked(request, (msg.headers or {}).get(TRACEPARENT, ""))
-        began = time.perf_counter()
+        meter, began = self.bus.meter, time.perf_counter()
         try:
             effects = self.core.enqueue(request, time.monotonic())
         except Exception as error:  # a bug must not leave the asker waiting
@@ -259,8 +259,8 @@ class Scorer(Actor[ScorerConfig]):
             effects = [GrantRefused(request_id=request.request_id, error=body, term=self.core.term)]
         took_s = time.perf_counter() - began
         self._deciding_s += took_s
-        if self.bus.meter is not None:
-            self.bus.meter.considered(took_s)
+        if meter is not None:
+            meter.considered(took_s)
         self._decisions += 1
         self._carry_out(effects)
         self._cuts.look_soon()
@@ -378,5 +378,6 @@ class Scorer(Actor[ScorerConfig]):
         if self._spans is not None and not isinstance(answer, GrantQueued):
             self._spans.answered(answer)
         if reply:
-            self.bus.publish(reply, encode(answer))
-            self.bus.hasten()  # a dispatcher waits for it: what is told and learnt besides can come after
+            bus = self.bus
+            bus.publish(reply, encode(answer))
+            bus.hasten()  # a dispatcher waits for it: what is told and learnt besides can come after

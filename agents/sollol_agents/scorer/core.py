@@ -66,7 +66,7 @@ class SchedulerCore:
         rng: random.Random,
         now: float,
         *,
-        left_s: LeftSeconds = Attempt.base_left_s,
+        left_s: LeftSeconds = Attempt.base_lefts_s,
         here: str = "",
     ) -> None:
         """`here` is the host that `localhost` is where a caller does not tell its own."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bench.routing.engine import Job, Machine
 from bench.routing.fleets import BETA_OTHER_MODEL, MODELS
 from bench.routing.policies.planned import PlannedPolicy, planner_config
@@ -59,7 +61,7 @@ class OracleCore(SchedulerCore):
     """The planner told true lengths, speeds and remaining work."""
 
     def __init__(self, config: ScorerConfig, world: World) -> None:
-        super().__init__(config, world.rng, 0.0, left_s=self._true_left_s)
+        super().__init__(config, world.rng, 0.0, left_s=self._true_lefts_s)
         self.world = world
         self.truth: dict[str, Request] = {}
         self.jobs: dict[str, tuple[Job, Machine]] = {}
@@ -67,6 +69,9 @@ class OracleCore(SchedulerCore):
     def expected_output(self, waiting: Waiting) -> float:
         """The median that makes the expected length the true one."""
         return self.truth[waiting.request_id].output_tokens / MEAN_FACTOR
+
+    def _true_lefts_s(self, attempts: Iterable[Attempt], now: float, speed_ratio: float) -> list[float]:
+        return [self._true_left_s(attempt, now, speed_ratio) for attempt in attempts]
 
     def _true_left_s(self, attempt: Attempt, now: float, speed_ratio: float) -> float:
         job, machine = self.jobs.get(attempt.attempt_id, (None, None))

@@ -7,7 +7,7 @@ absolute instants, so that one horizon serves many decisions while the node does
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from sollol_agents.scorer.fleet.attempts import Attempt
@@ -20,8 +20,8 @@ MAX_AGE_S = 0.25
 _FAR_S = 86_400.0
 
 
-LeftSeconds = Callable[[Attempt, float, float], float]
-"""Base seconds of work that an attempt still needs, given the instant and the speed it has run at."""
+LeftSeconds = Callable[[Iterable[Attempt], float, float], Iterable[float]]
+"""Base seconds of work that each of some attempts still needs, given the instant and the speed they have run at."""
 
 
 class LoadPlan(NamedTuple):
@@ -129,11 +129,11 @@ class Horizon:
             return []
         slowness = (1.0 + self.beta * (len(attempts) - 1)) / self.pace
         speed = 1.0 / slowness
-        ends = []
-        for attempt in attempts:
-            after_s = left_s(attempt, now, speed) * slowness
-            ends.append((now + (after_s if after_s < _FAR_S else _FAR_S), attempt.model))  # noqa: FURB136 a call costs more
+        lefts = left_s(attempts, now, speed)
+        ends = [(now + base_s * slowness, one.model) for one, base_s in zip(attempts, lefts, strict=True)]
         ends.sort()
+        if ends[-1][0] > now + _FAR_S:
+            ends = sorted((min(end, now + _FAR_S), model) for end, model in ends)
         return ends
 
     def is_fresh(self, now: float) -> bool:

@@ -126,7 +126,7 @@ class Waiting:
         """Whether CPU nodes are mandatory: it prefers them, and one can do it before the deadline."""
         self.needs_tokens: tuple[int, ...] = ()
         """Room for its prompt that it would like, where some node has less; the largest first."""
-        self.class_key = class_key_of(request, self.model, self.excluded)
+        self.class_key = class_key_of(request, self.model, self.excluded, self.said_tokens)
         self.kind_key = self._kind_key()
         self.key: Key = (0.0, 0.0, 0)
 
@@ -187,8 +187,8 @@ class Waiting:
         return (now - self.key[0]) / ageing_s
 
 
-def class_key_of(request: GrantRequest, model: str, excluded: frozenset[str]) -> ClassKey:
-    """Two requests with the same key may run on the same nodes."""
+def class_key_of(request: GrantRequest, model: str, excluded: frozenset[str], said: int) -> ClassKey:
+    """Two requests with the same key may run on the same nodes; so many tokens of its answer were said before."""
     routing, context = request.routing, request.context
     return (
         model,
@@ -204,7 +204,7 @@ def class_key_of(request: GrantRequest, model: str, excluded: frozenset[str]) ->
         routing.routing_mode,
         routing.soft,
         excluded,
-        request.continuation.fingerprint if said_tokens(request) and request.continuation is not None else None,
+        request.continuation.fingerprint if said and request.continuation is not None else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from sollol_agents.scorer.knowledge.lognormal import mean_residual, mean_rest
 from sollol_schemas.grant import Granted
@@ -17,8 +18,6 @@ class Attempt:
     """One attempt in one slot. Seconds are base seconds: as if it ran alone at the node's usual speed."""
 
     __slots__ = (
-        "_decode_s",
-        "_head_s",
         "_spoke_at",
         "_spoken",
         "arrival_rank",
@@ -26,6 +25,7 @@ class Attempt:
         "continued_tokens",
         "cuts",
         "deadline_at",
+        "decode_s",
         "decode_tps",
         "dispatcher",
         "evicts",
@@ -33,6 +33,7 @@ class Attempt:
         "grant",
         "granted_at",
         "has_first_token",
+        "head_s",
         "instance",
         "is_confirmed",
         "is_resumable",
@@ -99,7 +100,7 @@ class Attempt:
         self.fingerprint = ""
         """Where its answer may go on; empty: nowhere."""
         self.evicts: tuple[str, ...] = ()
-        self._head_s = self._decode_s = -1.0
+        self.head_s = self.decode_s = -1.0
         """What it takes until its first token, and from then on, once somebody asked: every decision asks that of every
         attempt on a node."""
         self._spoke_at, self._spoken = granted_at, 0
@@ -140,20 +141,33 @@ class Attempt:
             now: The instant asked about.
             speed_ratio: Share of its full speed at which the attempt has run since it was last observed.
         """
-        head = self._head_s
+        head = self.head_s
         if head < 0.0:
-            self._decode_s = self._mean_output() / self.decode_tps if self.decode_tps > 0 else 0.0
-            head = self._head_s = max(self.load_s + self.prefill_s, 0.0 if self._decode_s else 0.01)
+            self.decode_s = self._mean_output() / self.decode_tps if self.decode_tps > 0 else 0.0
+            head = self.head_s = max(self.load_s + self.prefill_s, 0.0 if self.decode_s else 0.01)
         if not self.has_first_token:
             left, least = head - (now - self.granted_at) * speed_ratio, head * _OVERDUE_SHARE
-            return (left if left > least else least) + self._decode_s  # noqa: FURB136 a call costs more than the rest
-        if self._decode_s == 0.0:
+            return (left if left > least else least) + self.decode_s  # noqa: FURB136 a call costs more than the rest
+        if self.decode_s == 0.0:
             return 0.01
         made = self.tokens + max(0.0, now - self.observed_at) * self.decode_tps * speed_ratio
         left = self.output_median * mean_residual((self.continued_tokens + made) / self.output_median)
         if self.max_output_tokens is not None:
             left = min(left, max(1.0, self.max_output_tokens - made))
         return left / self.decode_tps
+
+    @staticmethod
+    def base_lefts_s(attempts: Iterable[Attempt], now: float, speed_ratio: float) -> list[float]:
+        """`base_left_s` of each: every decision asks that of every attempt on a node, and most have not spoken yet."""
+        lefts = []
+        for one in attempts:
+            head = one.head_s
+            if one.has_first_token or head < 0.0:
+                lefts.append(one.base_left_s(now, speed_ratio))
+                continue
+            left, least = head - (now - one.granted_at) * speed_ratio, head * _OVERDUE_SHARE
+            lefts.append((left if left > least else least) + one.decode_s)  # noqa: FURB136 a call costs more
+        return lefts
 
     def _mean_output(self) -> float:
         mean = mean_rest(self.output_median, self.continued_tokens)
@@ -173,9 +187,8 @@ class Tombstones:
 
     def add(self, attempt_id: str, now: float) -> None:
         """Remembers that the node itself reported this attempt's end."""
-        self._ended[attempt_id] = now
-        self._ended.move_to_end(attempt_id)
-        while len(self._ended) > self._limit:
-            self._ended.popitem(last=False)
-        while self._ended and now - next(iter(self._ended.values())) > self._keep_s:
-            self._ended.popitem(last=False)
+        ended, long_ago = self._ended, now - self._keep_s
+        ended[attempt_id] = now
+        ended.move_to_end(attempt_id)
+        while len(ended) > self._limit or next(iter(ended.values())) < long_ago:
+            ended.popitem(last=False)

@@ -16,6 +16,7 @@ from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.feedback import FeedbackLessons
 from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_agents.scorer.knowledge.priors import weight_bytes
+from sollol_agents.scorer.knowledge.reliability import strayed
 from sollol_schemas.errors import ErrorCode, Owner
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 
@@ -43,31 +44,31 @@ class Teacher:
 
     def learn(self, outcome: Outcome, now: float) -> Lesson:
         """Takes one outcome, of whatever attempt, reported by whomever."""
-        node = self._fleet.node_of(outcome.attempt_id) or self._fleet.nodes.get(outcome.node_id)
+        attempt_id, is_success = outcome.attempt_id, outcome.status is OutcomeStatus.SUCCESS
+        node = self._fleet.node_of(attempt_id) or self._fleet.nodes.get(outcome.node_id)
         released = self._fleet.release(
-            outcome.attempt_id,
+            attempt_id,
             now,
             is_final=outcome.reported_by is ReportedBy.NODE,
-            is_loaded=_came_to_life(outcome, self._fleet.attempt(outcome.attempt_id)),
+            is_loaded=is_success or _came_to_life(outcome, self._fleet.attempt(attempt_id)),
         )
-        attempt = released or self._fleet.departed(outcome.attempt_id)
-        if outcome.owner is Owner.OUTPUT and outcome.attempt_id not in self._counted:
+        attempt = released or self._fleet.departed(attempt_id)
+        if outcome.owner is Owner.OUTPUT and attempt_id not in self._counted:
             self._feedback.learn_failure(outcome.decision, now)
-            self._counted.add(outcome.attempt_id, now)
+            self._counted.add(attempt_id, now)
         if node is None or (outcome.decision.instance and outcome.decision.instance != node.instance):
             return Lesson(attempt)
         model = attempt.model if attempt is not None else canonical(outcome.decision.model)
         is_trial = attempt is not None and attempt.is_trial
         if outcome.code is ErrorCode.BUSY:
             node.is_full = True
-        is_charged = outcome.is_charged
-        is_success = outcome.status is OutcomeStatus.SUCCESS
-        if not (is_charged or is_success) or outcome.attempt_id in self._counted:
+        is_charged = not is_success and outcome.is_charged
+        if not (is_charged or is_success) or attempt_id in self._counted:
             node.breakers.cancel(model, is_trial=is_trial)
             if is_trial:
                 node.reshape()
             return Lesson(attempt)
-        self._counted.add(outcome.attempt_id, now)
+        self._counted.add(attempt_id, now)
         is_echo = not is_trial and _is_echo(node, attempt, outcome, now)
         changed = self._count(node, model, outcome, is_success=is_success, is_trial=is_trial, is_echo=is_echo, now=now)
         if is_success:
@@ -88,8 +89,9 @@ class Teacher:
             for record in records:
                 record.count(is_success=is_success)
         if is_success and outcome.figures is not None:
+            off = strayed(outcome.figures.actual_s, outcome.decision.forecast.total_s)
             for record in records:
-                record.compare(outcome.figures.actual_s, outcome.decision.forecast.total_s)
+                record.compare(off)
         changed: list[str] = []
         if not is_echo:
             changed = node.breakers.count(
@@ -145,7 +147,7 @@ def _remember_prefix(node: Node, attempt: Attempt, tokens: int) -> None:
 
 
 def _came_to_life(outcome: Outcome, attempt: Attempt | None) -> bool:
-    """Whether the attempt's model was in memory when it ended."""
-    if outcome.status is OutcomeStatus.SUCCESS or (attempt is not None and attempt.has_first_token):
+    """Whether the attempt's model was in memory when it ended without success."""
+    if attempt is not None and attempt.has_first_token:
         return True
     return outcome.figures is not None and outcome.figures.ttft_s is not None

@@ -16,7 +16,7 @@ import msgspec
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.priors import weight_bytes
-from sollol_agents.scorer.knowledge.reliability import Record
+from sollol_agents.scorer.knowledge.reliability import Record, strayed
 from sollol_agents.scorer.knowledge.sleeper import Sleeper
 from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.learned import LearnedNode, LearnedPrefix, LearnedRecord
@@ -146,7 +146,7 @@ def learn_again(node: Node, outcomes: list[Outcome]) -> None:
         for record in records:
             record.count(is_success=is_success)
             if is_success and outcome.figures is not None:
-                record.compare(outcome.figures.actual_s, outcome.decision.forecast.total_s)
+                record.compare(strayed(outcome.figures.actual_s, outcome.decision.forecast.total_s))
         if is_success and outcome.figures is not None and model in node.installed:
             node.speeds.learn(model, weight_bytes(node.installed[model]), outcome.figures, 1.0)
     node.speed_version += 1

@@ -152,7 +152,8 @@ class Breaker:
             evidence: What a failure proves.
         """
         before = self.state
-        self.cancel(is_trial=is_trial)
+        if is_trial:
+            self.cancel(is_trial=True)
         self._recent.append(True if is_success else evidence)
         if is_success:
             self._row.clear()

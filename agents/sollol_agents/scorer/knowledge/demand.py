@@ -162,4 +162,5 @@ class RankedWork:
 
 def bucket_of(rank: float) -> int:
     """The bucket of work in which a rank lies."""
-    return max(0, min(_BUCKETS - 1, int((rank - _LOWEST_RANK) * _BUCKETS_PER_RANK)))
+    bucket = int((rank - _LOWEST_RANK) * _BUCKETS_PER_RANK)
+    return bucket if 0 <= bucket < _BUCKETS else HIGHEST_BUCKET if bucket > 0 else 0

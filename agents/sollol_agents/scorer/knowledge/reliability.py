@@ -29,6 +29,11 @@ def lower_bound(successes: float, attempts: float) -> float:
     return max(0.0, (centre - spread) / (1 + z2 / attempts))
 
 
+def strayed(actual_s: float, predicted_s: float) -> float | None:
+    """How far an actual time strayed from the predicted one, as the absolute log-ratio, 3 at most; None: not known."""
+    return min(3.0, abs(math.log(actual_s / predicted_s))) if actual_s > 0 and predicted_s > 0 else None
+
+
 CEILING = lower_bound(1.0 / (1.0 - _KEEP), 1.0 / (1.0 - _KEEP))
 """The bound of a node that never failed: no higher floor can ever be proven."""
 
@@ -50,10 +55,9 @@ class Record:
         self.successes = self.successes * _KEEP + (1.0 if is_success else 0.0)
         self._bound = None
 
-    def compare(self, actual_s: float, predicted_s: float) -> None:
-        """Learns how far actual times stray from predicted ones."""
-        if actual_s > 0 and predicted_s > 0:
-            off = min(3.0, abs(math.log(actual_s / predicted_s)))
+    def compare(self, off: float | None) -> None:
+        """Learns how far actual times stray from predicted ones, as `strayed` tells; nothing from None."""
+        if off is not None:
             self._deviation += _DISPERSION_ALPHA * (off - self._deviation)
 
     def learned(self) -> LearnedRecord:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from sollol_agents.scorer.choice.bounds import PROFILE, START, TIGHT, Pool, Standing
 from sollol_agents.scorer.choice.cost import Cost, CostRules, end_of, estimate, evaluate, latest_end
@@ -51,7 +51,7 @@ class Planner:
         holders: Callable[[str], int],
         rng: random.Random,
         strategy: Strategy,
-        left_s: LeftSeconds = Attempt.base_left_s,
+        left_s: LeftSeconds = Attempt.base_lefts_s,
     ) -> None:
         self.strategy = strategy
         self.profiles = Profiles()
@@ -233,7 +233,7 @@ class Planner:
         """
         ratio = self.strategy.prune_ratio
         if ratio is None or waiting.mode in _LOOK_AT_ALL or waiting.is_broken_off:
-            return self.choose(waiting, nodes, now, pool)
+            return self.choose(waiting, nodes, now, pool.planned)
         bucket, rules, planned, rows = self._bucket(waiting, now), self._rules, pool.planned, pool.rows
         least = pool.least_s(waiting)
         order = sorted(range(len(rows)), key=least.__getitem__)
@@ -290,14 +290,15 @@ class Planner:
         """What `walk` gives a request while nothing else waits; None where many nodes, or none, have a free slot."""
         if not 0 < len(nodes) <= _FEW_FREE:
             return None
-        for node in nodes:
-            if self.horizon(node, now).has_free_slot():
-                return self.choose(waiting, nodes, now)
-        return None
+        planned = {node.node_id: self.horizon(node, now) for node in nodes}
+        is_open = any(horizon.has_free_slot() for horizon in planned.values())
+        return self.choose(waiting, nodes, now, planned) if is_open else None
 
-    def choose(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> Choice:
+    def choose(
+        self, waiting: Waiting, nodes: Sequence[Node], now: float, planned: Mapping[str, Horizon] | None = None
+    ) -> Choice:
         """The strategy's choice among all candidates, against the planned state if one is given."""
-        costs = self.costs(waiting, nodes, now, pool)
+        costs = self.costs(waiting, nodes, now, planned)
         if waiting.mode is RoutingMode.CHEAP:
             choice = cheapest(
                 waiting,
@@ -308,9 +309,11 @@ class Planner:
             )
         else:
             choice = self.strategy.choose(waiting, costs, now, self._rng)
-        return Choice(choice.cost, choice.reason, costs, choice.note)
+        return choice if choice.costs is costs else Choice(choice.cost, choice.reason, costs, choice.note)
 
-    def costs(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> list[Cost]:
+    def costs(
+        self, waiting: Waiting, nodes: Sequence[Node], now: float, planned: Mapping[str, Horizon] | None = None
+    ) -> list[Cost]:
         """The cost of every candidate, against the planned state if one is given."""
         rules = self._rules
         bucket = self._bucket(waiting, now)
@@ -319,7 +322,7 @@ class Planner:
         for profile in self._profiles(waiting, nodes):
             e = estimate(waiting, profile, rules, has_cpu_rival=has_cpu_rival)
             node = profile.node
-            horizon = pool.planned[node.node_id] if pool is not None else self.horizon(node, now)
+            horizon = planned[node.node_id] if planned is not None else self.horizon(node, now)
             costs.append(evaluate(waiting, e, horizon, now, bucket))
         return costs
 
@@ -330,7 +333,8 @@ class Planner:
 
     def base_left_s(self, attempt: Attempt, now: float, speed_ratio: float) -> float:
         """Base seconds of work that an attempt still needs."""
-        return self._left_s(attempt, now, speed_ratio)
+        (left_s,) = self._left_s((attempt,), now, speed_ratio)
+        return left_s
 
     def fastest(self, waiting: Waiting, nodes: Sequence[Node]) -> Profile:
         """The node that has the least work with a request alone; prefixes do not count."""

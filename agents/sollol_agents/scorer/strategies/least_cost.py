@@ -46,7 +46,7 @@ class LeastCost:
         """The cheapest candidate under the hold rule."""
         best = costs[0]
         if len(costs) == 1:
-            return Choice(best, "")
+            return Choice(best, "", costs)
         best_free: Cost | None = None
         for cost in costs:
             if cost.total_s < best.total_s:
