@@ -58,6 +58,7 @@ class Call(Sending):
             is over, its node. Quick requests have no news.
     """
 
+    _told_resumed = 0  # how often it had gone on when the iteration gave its last chunk
     last: Msg | None = None
     """The last, empty message, once it has come; of an answer that went on, with the figures of the whole."""
 
@@ -109,6 +110,7 @@ class Call(Sending):
             try:
                 async for msg in self._stream:
                     if (out := hand_out(msg)) is not None:
+                        self._told_resumed = self.resumed
                         yield out
             except SollolError as error:
                 try:
@@ -132,12 +134,12 @@ class Call(Sending):
         """Gives chunks to `taker` the moment they come, while it has room and the iteration waits for the next one.
 
         All others come by the iteration, each behind what came before it. The first chunk of an answer, and of its rest
-        when it went on after a break, always does.
+        when it went on after a break, always does: the first of which anything is handed out.
         """
         hand_out = self._answer.hand_out
 
         def take(msg: Msg) -> bool:
-            if not taker.has_room:
+            if not taker.has_room or self._told_resumed != self.resumed:
                 return False
             if (out := hand_out(msg)) is not None:
                 taker.take(out.data)

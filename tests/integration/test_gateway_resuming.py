@@ -147,6 +147,37 @@ async def test_an_event_stream_goes_on_with_a_comment_at_the_seam(http: httpx.As
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+async def test_the_seam_is_told_where_the_first_piece_of_the_rest_says_nothing(
+    http: httpx.AsyncClient, fleet: PlayedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sollol_bus.sdk.passing._TOGETHER_S", 0.0)
+    monkeypatch.setattr("sollol_bus.sdk.passing._BY_ITERATION_S", 60.0)
+
+    def event(text: str) -> bytes:
+        choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
+        chunk = {"id": "chatcmpl-7", "object": "chat.completion.chunk", "created": 5, "model": "m"}
+        return b"data: %b\n\n" % encode(chunk | {"choices": [choice]})
+
+    async def break_once() -> None:
+        await fleet.request(1)
+        for text in ("one ", "and "):  # both come by the iteration, as the first of all and of its time
+            fleet.chunk(event(text), content="text/event-stream")
+            await fleet.bus.flush()
+        fleet.fail(ErrorCode.NODE_LOST)
+        await fleet.request(2)
+        for text in ("", *WORDS[1:]):
+            fleet.say(text, node="cellar")
+            for _ in range(3):
+                await fleet.bus.flush()
+        fleet.end(figures=FIGURES, done_reason="stop", eval_count=3, prompt_eval_count=10)
+
+    reply, _ = await asyncio.gather(http.post("/v1/chat/completions", json=CHAT), break_once())
+    before, seam, after = reply.text.partition(": resumed on cellar\n\n")
+    assert seam
+    assert ("and " in before, "two " in before, "two " in after) == (True, False, True)
+    assert 'sollol_gateway_resumed_total{code="node_lost"} 1.0' in (await http.get("/metrics")).text
+
+
 @pytest.mark.parametrize("how", ["body", "header"])
 async def test_a_client_that_does_not_want_it_gets_the_error(
     http: httpx.AsyncClient, fleet: PlayedFleet, how: str
