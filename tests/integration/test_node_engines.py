@@ -22,12 +22,12 @@ from sollol_agents.lab.testing.scripted_engine import (
     head,
     whole,
 )
-from sollol_agents.node.engines.base import EngineRequest
+from sollol_agents.node.engines.base import EngineRequest, LoadRequest
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.http.pool import HttpPool
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
-from sollol_bus.errors import BackendBrokeProtocol, BackendUnavailable, SollolError
+from sollol_bus.errors import BackendBrokeProtocol, BackendUnavailable, SollolError, UnknownModel
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
 
@@ -245,6 +245,17 @@ async def test_slots_that_cannot_be_are_not_believed(total: str, slots: int | No
         await engine.aclose()
     assert inventory.slots == slots
     assert [one.name for one in inventory.installed] == ["offered"]
+
+
+async def test_a_server_is_not_said_to_have_loaded_a_model_that_it_has_not() -> None:
+    async with ScriptedEngine({"/v1/models": whole(b'{"data":[{"id":"m"},{"id":"n"}]}')}) as scripted:
+        engine = OpenAIEngine(EngineHttp(scripted.url), {"offered": "m"})
+        for name in ("offered", "offered:latest", "n"):
+            await engine.load(LoadRequest(model=name))
+        for name in ("m", "nope"):
+            with pytest.raises(UnknownModel, match=f"model '{name}' not found"):
+                await engine.load(LoadRequest(model=name))
+        await engine.aclose()
 
 
 PROPS = {

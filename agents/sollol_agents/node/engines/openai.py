@@ -36,6 +36,7 @@ from sollol_agents.node.engines.translation.native_lines import CONTENT_TYPE, cr
 from sollol_agents.node.engines.translation.options import Flavour
 from sollol_agents.requests.body import model_in, with_model
 from sollol_agents.requests.dialects import OLD_EMBED_PATH
+from sollol_agents.requests.names import canonical
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_bus.sdk.answers import joined
 from sollol_schemas.context import RequestKind
@@ -217,7 +218,10 @@ class OpenAIEngine:
         return PassthroughAnswer(self._http, request)
 
     async def load(self, wanted: LoadRequest) -> None:
-        """Does nothing: these servers hold their model, or load it with the request."""
+        """Only looks whether there is such a model: these servers hold theirs, or load them with the request."""
+        names = {canonical(name) for model in await self._models() for name in self._offered(model.id)}
+        if names and canonical(wanted.model) not in names:
+            raise engine_error(ErrorCode.UNKNOWN_MODEL, f"model {wanted.model!r} not found", status=404)
 
     async def sample(self, loaded: LoadRequest) -> None:
         """One token, or one vector of a server that makes no text."""
