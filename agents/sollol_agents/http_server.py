@@ -22,7 +22,7 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from sollol_agents.listening import listen, url_of
+from sollol_agents.listening import listen, refused, url_of
 from sollol_bus.errors import ConfigError
 from sollol_bus.parts import Part
 
@@ -300,10 +300,7 @@ class HttpServer(Part):
         try:
             self._socket = self._socket or listen(*self._address, reuse_port=self._reuse_port)
         except OSError as error:
-            host, port = self._address
-            raise ConfigError(
-                f"cannot listen on {host} port {port}: {error.strerror or error}. {self._remedy}; 0 picks a free one."
-            ) from error
+            raise ConfigError(refused(*self._address, error, self._remedy)) from error
         self._tick()
         try:
             await self._server.startup(sockets=[self._socket])

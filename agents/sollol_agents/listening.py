@@ -31,6 +31,12 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     return made
 
 
+def refused(host: str, port: int, error: OSError, remedy: str) -> str:
+    """Why nothing listens there, and what to do; `remedy` names the flag."""
+    why = error.strerror or str(error)
+    return f"cannot listen on {host} port {port}: {why}. {remedy}; 0 picks a free one."
+
+
 def url_of(listening: socket.socket, *, is_encrypted: bool = False) -> str:
     """The address that a client uses."""
     host, port = listening.getsockname()[:2]

@@ -76,8 +76,8 @@ def taken(store_dir: Path, pid: int | None = None) -> ConfigError:
     pid = pid if pid is not None else _recorded_pid(store_dir)
     who = f"nats-server with pid {pid}" if pid is not None else "nats-server"
     return ConfigError(
-        f"store_dir={str(store_dir)!r} is in use by another {who}; stop it, use it instead of an embedded server, "
-        "or choose another store directory"
+        f"store_dir={str(store_dir)!r} is in use by another {who}, perhaps of a `sollol up` that runs already; stop "
+        "it, use its address (--nats), or choose another folder (--store-dir)"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from sollol_agents.cli import __main__ as program
 from sollol_agents.cli import exit_codes, log_lines
+from sollol_agents.cli.commands import engines
 from sollol_agents.cli.commands.findings import Finding
 from sollol_bus.transport import connection
 from sollol_schemas.plain_words import signs_of
@@ -47,6 +49,29 @@ def test_the_doctor_and_other_commands_say_the_same_of_a_server_that_is_not_ther
     said = nodes.stderr.decode()
     assert said.startswith(f"sollol: {nats.found}. ")
     assert nats.remedy[1:] in said
+
+
+@pytest.mark.parametrize("argv", [["engine"], ["emulate", "--preset", "instant"]])
+def test_an_engine_whose_port_is_taken_says_which_and_how_to_choose_another(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert program.run([*argv, "--port", str(port)]) == exit_codes.USAGE
+    said = capsys.readouterr().err
+    assert said.startswith(f"sollol: cannot listen on 127.0.0.1 port {port}: Address already in use. Choose another")
+    assert "--port" in said
+
+
+def test_a_llama_cpp_that_does_not_start_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("Failed to init server")
+
+    monkeypatch.setattr(engines, "run_engine", fail)
+    assert program.run(["engine"]) == exit_codes.USAGE
+    assert "llama.cpp does not start" in capsys.readouterr().err
 
 
 def test_what_the_server_refuses_is_told_once_by_the_error(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.section import Section
 from sollol_agents.lab.emulator import EmulatorConfig, serve_emulator
 from sollol_agents.lab.engine import EngineConfig, EngineUnavailableError, run_engine
+from sollol_agents.listening import listen, refused
 from sollol_bus.errors import ConfigError
 
 ENGINE: Final = Section("engine", EngineConfig, is_kept=False)
@@ -26,10 +27,13 @@ def engine(*, config: EngineConfig, log: LogConfig) -> int:
     The model counts down from the last number of the prompt. Needs the extra: pip install 'sollol-bus[engine]'.
     """
     log_lines.set_up(log)
+    _expect_free(config.host, config.port)
     try:
         run_engine(config)
     except (EngineUnavailableError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
+    except RuntimeError as error:
+        raise ConfigError(f"llama.cpp does not start, and says above why: {error}") from error
     return exit_codes.OK
 
 
@@ -37,6 +41,7 @@ def engine(*, config: EngineConfig, log: LogConfig) -> int:
 def emulate(*, config: EmulatorConfig, log: LogConfig) -> int:
     """Serves an emulated Ollama with the timing of a chosen machine, for tests and benchmarks; computes nothing."""
     log_lines.set_up(log)
+    _expect_free(config.host, config.port)
 
     async def main(signals: asyncio.Queue[int]) -> int:
         loop = asyncio.get_running_loop()
@@ -54,6 +59,18 @@ def emulate(*, config: EmulatorConfig, log: LogConfig) -> int:
         return running.run_until_signalled(main)
     except (ValueError, OSError) as error:
         raise ConfigError(f"the emulator cannot start: {error}") from error
+
+
+def _expect_free(host: str, port: int) -> None:
+    """Returns where an engine may listen.
+
+    Raises:
+        ConfigError: Something else does already, or the address is none of this machine.
+    """
+    try:
+        listen(host, port).close()
+    except OSError as error:
+        raise ConfigError(refused(host, port, error, "Choose another with --port")) from error
 
 
 def _tell(url: str) -> None:
