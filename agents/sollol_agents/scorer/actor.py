@@ -9,7 +9,6 @@ successor until the nodes list them, so a node may be asked for one slot too man
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import socket
@@ -36,6 +35,7 @@ from sollol_agents.scorer.office.rivals import Rivals
 from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
 from sollol_agents.scorer.office.statistics import ScorerStatistics
 from sollol_agents.scorer.office.steering import breakers_reply
+from sollol_agents.scorer.office.ticking import REST_S, Ticking
 from sollol_agents.scorer.office.tracing import QuestionSpans
 from sollol_agents.scorer.office.views import models_reply, nodes_answer
 from sollol_agents.scorer.office.watch import Watch, presumed_lost
@@ -63,7 +63,7 @@ from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 1.0
+_EARLY_S = 0.05  # a timer may be
 _QUEUED_REPEAT_S = 2.0  # how often a waiting request's dispatcher is told so
 _LEASE_TTL_S = 3  # how long an office outlives its holder
 _DIGITS = 6  # of seconds, in what is answered
@@ -78,12 +78,12 @@ class Scorer(Actor[ScorerConfig]):
     name: ClassVar[str] = "scorer"
 
     def __init__(self, config: ScorerConfig, bus_config: BusConfig, *, tick_s: float = 0.25) -> None:
-        """`tick_s` is how often rules of time are checked."""
+        """`tick_s` is how often rules of time are checked while anything waits, runs or is in doubt."""
         super().__init__(config, bus_config)
-        self._tick_s = tick_s
         self.core = SchedulerCore(
             config, random.Random(config.seed or None), time.monotonic(), here=socket.gethostname()
         )
+        self._ticking = Ticking(self.core, tick_s, time.monotonic)
         self._office: list[Subscription] = []
         self._shown: dict[str, str] = {OFFICE: STANDS_BY}
         self._replies: dict[str, str] = {}
@@ -233,6 +233,7 @@ class Scorer(Actor[ScorerConfig]):
                 return
             self._carry_out(take(value, time.monotonic()))
             self._cuts.look_soon()
+            self._ticking.stir()
 
         self.bus.subscribe(subject, on_message)
 
@@ -264,6 +265,7 @@ class Scorer(Actor[ScorerConfig]):
         self._decisions += 1
         self._carry_out(effects)
         self._cuts.look_soon()
+        self._ticking.stir()
 
     def _on_release(self, msg: Msg) -> None:
         try:
@@ -313,16 +315,16 @@ class Scorer(Actor[ScorerConfig]):
     async def _tick_forever(self) -> None:
         last = looked = repeated = time.monotonic()
         while True:
-            await asyncio.sleep(self._tick_s)
+            rest_s = await self._ticking.pause()
             now = time.monotonic()
-            if now - last > self._tick_s + _GAP_S:
+            if now - last > rest_s + _GAP_S:
                 self.core.fleet.settle(now + self.config.suspect_after_s)
             last = now
             self._carry_out(self.core.tick(now))
             if not self.is_leader:
                 continue
             self._cuts.look_soon()
-            if now - looked >= _LOOK_EVERY_S:
+            if now - looked >= REST_S - _EARLY_S:
                 looked = now
                 self._watch.look(self.core)
                 self._preloading.look(now)
