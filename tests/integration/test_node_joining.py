@@ -16,6 +16,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, error_of
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import ContinueFrom
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import AttemptFirstToken, Figures
 
@@ -84,7 +85,10 @@ async def test_what_is_held_of_an_attempt_that_is_taken_back_is_said(nats_server
         assert held_to_count(stage).output_tokens == len(said)
 
 
-async def test_events_come_byte_for_byte_in_fewer_messages(nats_server: EmbeddedServer, bus: Bus) -> None:
+@pytest.mark.parametrize("said", [None, ContinueFrom()], ids=["begins", "begins-anew"])
+async def test_events_come_byte_for_byte_in_fewer_messages(
+    nats_server: EmbeddedServer, bus: Bus, said: ContinueFrom | None
+) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "count 40"}], "stream": True}
     told: list[bytes] = []
     numbers: list[int] = []
@@ -96,6 +100,7 @@ async def test_events_come_byte_for_byte_in_fewer_messages(nats_server: Embedded
                 body,
                 kind=RequestKind.PASSTHROUGH,
                 path="/v1/chat/completions",
+                said=said,
                 is_joined=is_joined,
             )
             await eventually(lambda: bool(stage.dispatcher.heard) and not stage.dispatcher.heard[-1].data)

@@ -110,19 +110,22 @@ def test_chunks_are_counted_by_their_text(data: bytes, chunks: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "more", "expected"),
+    ("kind", "more", "is_rest", "expected"),
     [
-        (RequestKind.CHAT, {"is_joined": True}, b"\n"),
-        (RequestKind.PASSTHROUGH, {"is_joined": True}, b""),
-        (RequestKind.PASSTHROUGH, {"is_joined": True, "body_bytes": 9}, b"\n"),
-        (RequestKind.CHAT, {}, None),
-        (RequestKind.CHAT, {"is_joined": True, "stream": False}, None),
+        (RequestKind.CHAT, {"is_joined": True}, False, b"\n"),
+        (RequestKind.PASSTHROUGH, {"is_joined": True}, False, b""),
+        (RequestKind.PASSTHROUGH, {"is_joined": True, "body_bytes": 9}, True, b"\n"),
+        (RequestKind.PASSTHROUGH, {"is_joined": True, "body_bytes": 9}, False, b""),
+        (RequestKind.CHAT, {}, False, None),
+        (RequestKind.CHAT, {"is_joined": True, "stream": False}, False, None),
     ],
-    ids=["native", "events", "a-rest-is-native", "by-chunks", "one-reply"],
+    ids=["native", "events", "a-rest-is-native", "what-begins-anew-is-not", "by-chunks", "one-reply"],
 )
-def test_what_stands_between_two_chunks(kind: RequestKind, more: dict[str, Any], expected: bytes | None) -> None:
+def test_what_stands_between_two_chunks(
+    kind: RequestKind, more: dict[str, Any], is_rest: bool, expected: bytes | None
+) -> None:
     exec_ = Exec(**{"decision": decision("r1-1", "n1", kind=kind), "stream": True, **more})
-    assert between(exec_) == expected
+    assert between(exec_, is_rest=is_rest) == expected
 
 
 async def test_much_is_not_held() -> None:

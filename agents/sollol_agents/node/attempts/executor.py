@@ -260,6 +260,7 @@ class Executor:
     def _begin(self, exec_: Exec, payload: Payload, reply_to: str, headers: Mapping[str, str]) -> None:
         assert self.engine is not None
         stream, tracer = str(next(self._streams)), self.bus.tracer
+        leave = Leave(self.bus, self.node_id, reply_to, exec_.ticket, is_given=self._is_free)
         attempt = Attempt(
             self.bus,
             exec_,
@@ -267,12 +268,7 @@ class Executor:
             engine=self.engine,
             view=self.view,
             meter=self.meter,
-            speaker=Speaker(
-                self.bus,
-                Leave(self.bus, self.node_id, reply_to, exec_.ticket, is_given=self._is_free),
-                f"{self._probe}.{stream}",
-                exec_,
-            ),
+            speaker=Speaker(self.bus, leave, f"{self._probe}.{stream}", exec_, is_rest=payload.continued is not None),
             limits=limits_of(
                 exec_,
                 self._config,

@@ -60,9 +60,13 @@ class Joining:
         self._on_due()
 
 
-def between(exec_: Exec) -> bytes | None:
-    """What stands between two chunks in one message of an answer; None: each chunk is a message."""
+def between(exec_: Exec, *, is_rest: bool) -> bytes | None:
+    """What stands between two chunks in one message of an answer; None: each chunk is a message.
+
+    Args:
+        exec_: What is asked.
+        is_rest: Whether the answer goes on: a rest is told in native objects.
+    """
     if not (exec_.stream and exec_.is_joined):
         return None
-    is_native = exec_.decision.kind is not RequestKind.PASSTHROUGH or exec_.body_bytes is not None
-    return BETWEEN_OBJECTS if is_native else b""
+    return BETWEEN_OBJECTS if is_rest or exec_.decision.kind is not RequestKind.PASSTHROUGH else b""

@@ -46,18 +46,19 @@ class Speaker:
         probe: Prefix of the reply subjects of chunks. The server answers there with 503 when nobody listens on
             the inbox any more; the last token counts the messages from 1.
         exec_: Its decision is told with the first message; whether chunks may leave together.
+        is_rest: Whether the answer goes on.
     """
 
     __slots__ = ("_bus", "_decision", "_inbox", "_joining", "_reply", "content_type", "leave", "messages", "probe")
 
-    def __init__(self, bus: Bus, leave: Leave, probe: str, exec_: Exec) -> None:
+    def __init__(self, bus: Bus, leave: Leave, probe: str, exec_: Exec, *, is_rest: bool) -> None:
         self._bus = bus
         self.leave = leave
         self._inbox = leave.inbox
         self.probe = probe
         self._decision = exec_.decision
         self._reply: Words | None = None
-        joint = between(exec_)
+        joint = between(exec_, is_rest=is_rest)
         self._joining = None if joint is None else Joining(joint, self._say_held)
         self.content_type = ""
         """The engine's Content-Type, told with the first message when it is set."""
