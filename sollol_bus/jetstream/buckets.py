@@ -23,6 +23,7 @@ from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.jetstream.stored import Stored, purge_subject, stored_block, stored_message
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
+from sollol_bus.transport.topology import is_lone
 from sollol_bus.waiting import happens
 from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, TTL
 from sollol_schemas.stores import KEPT
@@ -38,6 +39,7 @@ _IGNORED_MAX = 1024
 _KEY_SHOWN = 120
 _LOOK_AGAIN_S = 0.5
 _LOOK_ANYWAY_S = 10.0  # a write at another site is not overheard while the link to it is cut
+_LOOK_SELDOM_S = 60.0  # where one server serves everybody, and nothing was overheard that may be stored late
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +113,7 @@ class Bucket:
 
         None stands for no value. A value that is not of the kind is logged and passed over.
         """
-        changed, seen, looks = asyncio.Event(), -1, 1
+        changed, seen, looks, is_quiet = asyncio.Event(), -1, 1, False
         subscription = self._bus.subscribe(self.subject(key), lambda _: changed.set())
         self._bus.on_reconnect(changed.set)
         try:
@@ -130,7 +132,9 @@ class Bucket:
                     looks -= 1
                     await asyncio.sleep(_LOOK_AGAIN_S)
                 else:
-                    looks = 1 if await happens(changed, _LOOK_ANYWAY_S) else 0
+                    rest_s = _LOOK_SELDOM_S if is_quiet and is_lone(self._bus) else _LOOK_ANYWAY_S
+                    looks = 1 if await happens(changed, rest_s) else 0
+                    is_quiet = not looks
                     changed.clear()
         finally:
             subscription.unsubscribe()

@@ -10,6 +10,7 @@ import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import BusError, ConfigError, NoResponders, RequestTimedOut
+from sollol_bus.jetstream import buckets
 from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
 from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.stored import delete_message, purge_subject, stored_block, stored_message, stream_info
@@ -218,6 +219,31 @@ async def test_whoever_follows_a_key_gets_its_value_now_and_at_every_change(
         await eventually(lambda: seen[-1] == JobRef(job_id="two"))
         following.cancel()
     assert seen == [None, JobRef(job_id="one"), JobRef(job_id="two")]
+
+
+@pytest.mark.parametrize(("is_alone", "rests_s"), [(True, [10, 60, 60, 10, 60]), (False, [10, 10, 10, 10, 10])])
+async def test_whoever_follows_a_key_looks_seldom_where_every_write_is_overheard_and_sooner_after_one(
+    offices: Bucket, monkeypatch: pytest.MonkeyPatch, is_alone: bool, rests_s: list[float]
+) -> None:
+    rests: list[float] = []
+
+    async def happens(_: asyncio.Event, within_s: float) -> bool:
+        rests.append(within_s)
+        if len(rests) == len(rests_s):
+            await asyncio.Event().wait()
+        return len(rests) == 3
+
+    async def follow() -> None:
+        async for value in offices.follow("key", JobRef):
+            assert value is None
+
+    monkeypatch.setattr(buckets, "is_lone", lambda _: is_alone)
+    monkeypatch.setattr(buckets, "happens", happens)
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(follow())
+        await eventually(lambda: len(rests) == len(rests_s))
+        following.cancel()
+    assert rests == rests_s
 
 
 async def test_a_block_ends_with_its_subject_and_tells_a_stream_that_is_not_there(bus: Bus) -> None:
