@@ -11,7 +11,7 @@ from sollol_schemas.context import ComplexityClass, RequestKind
 from sollol_schemas.prices import Currency
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.slim import rounded, slim
-from sollol_schemas.units import BusId, Count, Instant, Money, Priority, Ratio, Seconds, SignedSeconds, Term, Tokens
+from sollol_schemas.units import Count, Instant, Money, Priority, Ratio, Seconds, SignedSeconds, Term, Tokens, ToldId
 
 _CANDIDATES_TOLD = 3
 _TERMS_TOLD_OF = 2
@@ -51,7 +51,7 @@ class RejectionReason(StrEnum):
 class Rejection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One node that was not eligible, with the reason and the figures behind it."""
 
-    node_id: BusId
+    node_id: ToldId
     reason: RejectionReason
     detail: str = ""
 
@@ -62,7 +62,7 @@ class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     `total_s` is what is compared; `completion_s` is when the answer would be complete, counted from now.
     """
 
-    node_id: BusId
+    node_id: ToldId
     total_s: SignedSeconds
     completion_s: Seconds = 0.0
     wait_s: Seconds = 0.0
@@ -170,11 +170,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     in the outcome.
     """
 
-    request_id: BusId
-    attempt_id: BusId
+    request_id: ToldId
+    attempt_id: ToldId
     job_id: str = ""
     """The job that the request is a try of."""
-    node_id: BusId
+    node_id: ToldId
     """`_none` in the outcome of a request that never reached a node."""
     node_url: str = ""
     host: str = ""

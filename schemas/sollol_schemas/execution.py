@@ -7,7 +7,7 @@ import msgspec
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.prices import Currency
-from sollol_schemas.units import BusId, Count, Joules, Money, Ratio, Seconds, Tokens
+from sollol_schemas.units import BusId, Count, Joules, Money, Ratio, Seconds, Tokens, ToldId
 
 GO_S = 2.0
 """How long a node may begin to speak to the caller on the strength of one `go`."""
@@ -99,8 +99,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class AttemptAccepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.accepted.v1"):
     """The node took the attempt into a slot and asks for its first `go`; answered with `StartAnswer`."""
 
-    attempt_id: BusId
-    instance: BusId
+    attempt_id: ToldId
+    instance: ToldId
     is_open: bool = False
     """Whether the node's server lets everybody speak: else the node gets leave to, just before each `go`."""
 
@@ -108,27 +108,27 @@ class AttemptAccepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 class AttemptStart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.start.v1"):
     """The node asks, after its `go` ran out, whether it may still publish the first chunk."""
 
-    attempt_id: BusId
+    attempt_id: ToldId
 
 
 class AttemptFirstToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.first_token.v1"):
     """The first chunk is out: from here on the attempt is never retried."""
 
-    attempt_id: BusId
+    attempt_id: ToldId
     ttft_s: Seconds = 0.0
 
 
 class AttemptDone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.done.v1"):
     """The whole answer is out."""
 
-    attempt_id: BusId
+    attempt_id: ToldId
     figures: Figures
 
 
 class AttemptFailed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.failed.v1"):
     """The attempt ended without a whole answer."""
 
-    attempt_id: BusId
+    attempt_id: ToldId
     error: ErrorBody
     is_streaming: bool = False
     """Whether a chunk had reached the caller: then the node has told the caller, and nobody retries."""

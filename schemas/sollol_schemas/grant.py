@@ -11,7 +11,7 @@ from sollol_schemas.continuation import Continuation
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.routing import Routing
-from sollol_schemas.units import BusId, Count, Seconds, Term
+from sollol_schemas.units import BusId, Count, Seconds, Term, ToldId
 
 JOBS_CLOCK: Final = "jobs"
 """The clock of the server that stores jobs."""
@@ -31,7 +31,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class GrantRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.request.v1"):
     """A request for a slot. Asking again with the same `request_id` is idempotent."""
 
-    request_id: BusId
+    request_id: ToldId
     number: Count
     """The attempt's number, counted from 1."""
     context: TaskContext
@@ -50,7 +50,7 @@ class GrantRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Models of the group that it named that failed it before."""
     busy: tuple[BusId, ...] = ()
     """Nodes that just answered `busy`: full until their next load message."""
-    dispatcher: BusId = "unknown"
+    dispatcher: ToldId = "unknown"
     caller: str = ""
     """Who asked, as an opaque word; empty: nobody whose ceilings count."""
     is_resumable: bool = False

@@ -36,10 +36,15 @@ Priority = Annotated[int, Meta(ge=0, le=10, description="0 (only when idle) to 1
 Complexity = Annotated[float, Meta(ge=0, le=10, description="Declared difficulty of a request, 0 to 10.")]
 Weight = Annotated[float, Meta(gt=0, le=100, description="Operator's factor on a node's share of work; 1 is neutral.")]
 Term = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="Revision of the scorer's lease; a higher term supersedes.")]
-BusId = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)", description="An id that is one token of a subject.")
+_BUS_ID: Final = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
+"""This pattern, and any other that ends so, forbids a line break at the end, before which Python's `$` matches too."""
+BusId = Annotated[str, Meta(pattern=_BUS_ID, description="An id that is one token of a subject.")]
+ToldId = Annotated[
+    str, Meta(description="An id that is one token of a subject.", extra_json_schema={"pattern": _BUS_ID})
 ]
-"""Its pattern, and every other that ends so, forbids a line break at the end, before which Python's `$` matches too."""
+"""A `BusId` in what actors tell each other of every request. It was checked where it came in: a pattern takes msgspec a
+third of a microsecond, and one request would have some twenty of them looked at. Who makes a subject of one, and does
+not know its sender to be of the control role, checks it."""
 NodeName = Annotated[
     str,
     Meta(

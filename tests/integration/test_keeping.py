@@ -70,6 +70,7 @@ async def test_without_dispatchers_or_without_a_stream_outcomes_wait(bus: Bus, n
     [
         pytest.param(msgspec.structs.replace(MINE, decision=outcome("r1-1", node_id="n2").decision), id="another node"),
         pytest.param(outcome(status=OutcomeStatus.PRESUMED_LOST, by=ReportedBy.DISPATCHER), id="as a dispatcher"),
+        pytest.param(outcome("r1.1-1"), id="an id that is no token"),
         pytest.param(b"not an outcome", id="garbage"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sollol_agents.lab.emulator import Fault, FaultKind
+from sollol_agents.lab.testing.messages import decision
 from sollol_agents.lab.testing.node_stage import EMBEDDER, MODEL, NODE, Stage, staged
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.server.server import EmbeddedServer
@@ -27,6 +28,7 @@ from sollol_schemas.execution import (
     AttemptFirstToken,
     AttemptStart,
     CancelAttempt,
+    Exec,
     Figures,
 )
 
@@ -133,6 +135,20 @@ async def test_an_exec_for_another_instance_is_ignored(stage: Stage) -> None:
     mine = stage.chat("count 2")
     await eventually(lambda: bool(stage.dispatcher.ends()))
     assert {one.attempt_id for one in stage.dispatcher.reports} == {mine}
+
+
+@pytest.mark.parametrize("attempt_id", ["r9.x-1", "r9-1 x 0\r\n\r\nPING\r\n", "*", ""])
+async def test_an_exec_whose_attempts_id_is_no_token_of_a_subject_is_ignored(
+    stage: Stage, bus: Bus, attempt_id: str
+) -> None:
+    told: list[str] = []
+    bus.subscribe(subjects.ATTEMPT.of(NODE, ">"), lambda msg: told.append(msg.subject))
+    decided = decision(attempt_id, NODE, request_id="r9", instance=stage.node.instance, model=MODEL)
+    headers = {h.EXEC: encode(Exec(decision=decided)).decode(), h.REPLY_TO: bus.new_inbox()}
+    bus.publish(subjects.NODE_EXEC.of(NODE), b'{"model": "m"}', headers=headers)
+    mine = stage.chat("count 2")
+    await eventually(lambda: bool(stage.dispatcher.ends()))
+    assert set(told) == {subjects.ATTEMPT.of(NODE, mine)}
 
 
 async def test_a_cancel_frees_the_slot_and_ends_the_stream(nats_server: EmbeddedServer, bus: Bus) -> None:

@@ -31,6 +31,7 @@ from sollol_schemas.events import ReportedBy
 from sollol_schemas.headers import MSG_ID
 from sollol_schemas.inboxes import is_node_inbox
 from sollol_schemas.stores import NodeClaim
+from sollol_schemas.units import BusId
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ _PING: Final = encode(ControlPing())
 
 
 class _Decided(msgspec.Struct):
-    node_id: str
+    request_id: BusId
+    attempt_id: BusId
+    node_id: BusId
 
 
 class _Reported(msgspec.Struct):

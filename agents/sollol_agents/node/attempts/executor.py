@@ -49,6 +49,7 @@ from sollol_schemas.control import AttemptState
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode, Lack, Owner
 from sollol_schemas.execution import AttemptFailed, CancelAttempt, Evidence, Exec
+from sollol_schemas.ids import is_bus_id
 from sollol_schemas.telemetry import EngineKind, InFlight
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,8 @@ class Executor:
             log.warning("unreadable exec: %s", error, extra={"action": "bad_exec"})
             return
         decision, reply_to = exec_.decision, headers.get(h.REPLY_TO, "")
-        if decision.instance != self.instance or self.state_of(exec_.attempt_id) is not AttemptState.UNKNOWN:
+        is_ours = decision.instance == self.instance and is_bus_id(exec_.attempt_id)  # part of subjects from here on
+        if not is_ours or self.state_of(exec_.attempt_id) is not AttemptState.UNKNOWN:
             return
         now = time.monotonic()
         refused = admission.refusal_of(
@@ -215,15 +217,13 @@ class Executor:
         except DecodeFailed as error:
             log.warning("unreadable cancel: %s", error, extra={"action": "bad_cancel"})
             return
-        attempt = self._attempts.get(asked.attempt_id)
-        if attempt is not None:
+        if (attempt := self._attempts.get(asked.attempt_id)) is not None:
             attempt.give_up(asked.reason)
 
     def _on_probe(self, msg: Msg) -> None:
         if is_no_responders(msg):
             stream, _, last = msg.subject[len(self._probe) + 1 :].partition(".")
-            attempt = self._by_stream.get(stream)
-            if attempt is not None:
+            if (attempt := self._by_stream.get(stream)) is not None:
                 attempt.caller_gone(last)
             elif last in ("1", "end"):  # an only reply, or what ends a stream
                 self.farewells.refused(stream)
