@@ -191,6 +191,7 @@ bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: every 
 	$(PY) -m bench.routing --seeds 1,2,3 --processes 2 --out bench/results/routing.json
 	$(PY) -m bench.routing --scenarios complex --fleets F2 --seeds 1,2,3 --processes 2 --out bench/results/routing-gpus.json
 	$(PY) -m bench.routing --scenarios prio --policies plan,plan+undo,oracle --loads 0.95 --seeds 1,2,3 --processes 2 --out bench/results/routing-undo.json
+	$(PY) -m bench.routing --scenarios complex,models --policies plan,plan+undo --seeds 1,2,3 --processes 1 --out bench/results/routing-moves.json
 	$(PY) -m bench.routing --scenarios faults --seeds 1,2,3 --processes 2 --out bench/results/routing-faults.json
 	$(PY) -m bench.routing --scenarios closed --seeds 1,2,3 --out bench/results/routing-closed.json
 	$(PY) -m bench.routing --scenarios steps --seeds 1,2,3 --out bench/results/routing-steps.json
