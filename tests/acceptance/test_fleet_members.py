@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sollol_agents.cli.commands.doctor_kept import UNSEEN
 from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.processes import Done, ProcessFleet, sollol
 from sollol_agents.lab.testing.waiting import eventually
@@ -28,8 +29,8 @@ class Machine:
         self.environ = {"HOME": str(folder), "XDG_CONFIG_HOME": "", "XDG_STATE_HOME": ""}
         self.settings = folder / ".config" / "sollol" / "sollol.toml"
 
-    async def run(self, *argv: str) -> Done:
-        return await sollol("", *argv, stdin=b"", **self.environ)
+    async def run(self, *argv: str, **environ: str) -> Done:
+        return await sollol("", *argv, stdin=b"", **{**self.environ, **environ})
 
     async def told(self, *argv: str) -> str:
         """What a command printed that succeeded."""
@@ -79,6 +80,14 @@ async def test_two_machines_join_with_a_line_each_and_what_is_revoked_is_out(
         assert "may not publish" in refused.err
         assert "`sollol invite operator NAME`" in refused.err
         assert len(refused.err.splitlines()) == 1
+        unasked = await desk.run("nodes")
+        assert "`sollol invite client NAME`" in unasked.err
+        assert len(unasked.err.splitlines()) == 1
+        looked = await desk.run("doctor", "--json")
+        assert looked.code == 0, looked.out
+        assert [found["found"] for found in looked.json if found["check"] == "fleet"] == [UNSEEN.found]
+        assert [found for found in looked.json if found["level"] == "problem"] == []
+        assert looked.err == ""
         members = await first.told("fleet", "list")
         assert [name in members for name in ("control", "desk", "app")] == [True] * 3
 
@@ -102,6 +111,10 @@ async def test_a_token_that_cannot_be_used_says_why(fleet: ProcessFleet, tmp_pat
         assert not other.settings.exists()
         member = await app.run("join", token)
         assert "belongs to a fleet" in member.err
+        aside = {"XDG_CONFIG_HOME": str(tmp_path / "aside")}
+        both = await app.run("join", await token_of(first, "invite", "client", "both"), **aside)
+        assert "both is a member" in both.out
+        assert (await app.run("nodes", **aside)).code == 0
         twice = await first.run("invite", "client", "app")
         assert "sollol fleet rotate app" in twice.err
         await app.told("join", "--force", await token_of(first, "fleet", "rotate", "app"))

@@ -14,7 +14,9 @@ import pytest
 from sollol_agents.cli import __main__ as program
 from sollol_agents.cli import exit_codes, log_lines
 from sollol_agents.cli.commands import engines
+from sollol_agents.cli.commands.batch_files import read_items
 from sollol_agents.cli.commands.findings import Finding
+from sollol_bus.errors import ConfigError
 from sollol_bus.transport import connection
 from sollol_schemas.plain_words import signs_of
 
@@ -101,3 +103,11 @@ def test_what_the_server_refuses_is_told_once_by_the_error(caplog: pytest.LogCap
 )
 def test_what_a_text_is_made_of_is_said_in_words(pattern: str, words: str) -> None:
     assert signs_of(pattern) == words
+
+
+@pytest.mark.parametrize("line", ["count 3", "[1]", '{"prompt": "no model"}'])
+def test_a_file_of_requests_whose_line_is_none_says_how_one_looks(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text(f'{{"model": "m", "prompt": "Hi"}}\n{line}\n')
+    with pytest.raises(ConfigError, match=r'line 2: .*; each line is a request like \{"model": '):
+        read_items(path)

@@ -15,6 +15,7 @@ from sollol_bus.transport.messages import encode
 from sollol_schemas.jobs import Job, JobState
 
 _ID_LENGTH = 24
+_A_LINE = 'each line is a request like {"model": "llama3.1:8b", "prompt": "Hi"}'
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,9 +79,9 @@ def _item(path: Path, number: int, line: bytes) -> Item:
             return Item(custom_id=ours.custom_id or str(number), job=job)
         custom_id = str(fields.pop("custom_id", number))
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{path}, line {number}: {error}") from error
+        raise ConfigError(f"{path}, line {number}: {error}; {_A_LINE}") from error
     if not isinstance(fields.get("model"), str):
-        raise ConfigError(f"{path}, line {number}: there is no `model`, nor a `body`")
+        raise ConfigError(f"{path}, line {number}: there is no `model`, nor a `body`; {_A_LINE}")
     return Item(custom_id=custom_id, job=make_job(fields))
 
 

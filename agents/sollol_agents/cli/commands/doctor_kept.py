@@ -36,6 +36,24 @@ _OFFICES: Final = ((stores.SCORER_LEASE, subjects.NODES), (stores.RECORDER_LEASE
 _ANSWER_S: Final = 2.0
 
 
+UNSEEN: Final = Finding(
+    check="fleet",
+    level=Level.OK,
+    found="not looked at: a node's credentials ask nothing; on the first machine `sollol doctor` looks",
+)
+
+
+async def may_ask(bus: Bus) -> bool:
+    """Whether these credentials may ask about the fleet at all; a node's may not."""
+    try:
+        await bus.request(subjects.NODES, timeout_s=_ANSWER_S)
+    except NotPermitted:
+        return False
+    except BusError:
+        return True  # whatever it is, the checks tell
+    return True
+
+
 async def check_answers(bus: Bus) -> list[Finding]:
     """Whether scorer and recorder answer, and why not."""
     findings = []

@@ -58,7 +58,10 @@ def join(
     """
     settings = config_home() / "sollol.toml"
     if settings.exists() and not force:
-        raise ConfigError(f"{settings} exists: this machine belongs to a fleet; --force leaves that one")
+        raise ConfigError(
+            f"{settings} exists: this machine belongs to a fleet; --force leaves that one, and another folder in "
+            "XDG_CONFIG_HOME keeps both, for every command that is run with it"
+        )
     known = tokens.read(token)
     kept: list[Joined] = []
 
