@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from sollol_agents.lab.testing.messages import MODEL
+from sollol_agents.lab.testing.messages import MODEL, loaded, model
 from sollol_agents.lab.testing.scorer_stage import Fleet
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.office.steering import STEERABLE, limits_of_settings
@@ -50,3 +50,22 @@ def test_the_limits_that_are_told_are_those_that_hold(name: str) -> None:
     assert holds(told.highest) is not told.excludes_highest
     assert not holds(told.lowest - 1)
     assert not holds(told.highest + 1)
+
+
+def test_models_on_disk_are_taken_in_again_only_when_a_heartbeat_names_others() -> None:
+    fleet = Fleet()
+    fleet.node("a", installed=(model("one:latest"), model("two", size_gb=-1)))
+    node = fleet.core.fleet.nodes["a"]
+    first = node.installed
+    assert first["two:latest"].size_bytes == 0
+    fleet.node("a", installed=(model("two", size_gb=-1), model("one:latest")))
+    assert list(node.installed) == ["two:latest", "one:latest"]
+    fleet.node("a", installed=(model("one:latest"),))
+    one = node.installed
+    assert list(one) == ["one:latest"]
+    fleet.node("a", installed=(model("one:latest"),))
+    assert node.installed is one
+    fleet.node("a", installed=(), loaded=(loaded("three"),))
+    assert list(node.installed) == ["three:latest"]
+    fleet.node("a", installed=(model("one:latest"),), loaded=())
+    assert list(node.installed) == ["one:latest"]

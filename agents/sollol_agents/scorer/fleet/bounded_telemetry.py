@@ -15,12 +15,22 @@ _WEIGHT = (0.01, 100.0)
 _LIST_MAX = 4096
 
 
-def bounded(telemetry: Telemetry) -> Telemetry:
-    """The heartbeat with every figure that decisions use inside reasonable bounds."""
+def bounded(telemetry: Telemetry, last: Telemetry | None = None) -> Telemetry:
+    """The heartbeat with every figure that decisions use inside reasonable bounds.
+
+    Args:
+        telemetry: As it came.
+        last: What this returned for the node's last one, whose list of models on disk is taken where it is the same.
+    """
+    installed = telemetry.installed
+    if last is not None and installed == last.installed:
+        installed = last.installed
+    else:
+        installed = tuple(_bounded_installed(m) for m in installed[:_LIST_MAX])
     return msgspec.structs.replace(
         telemetry,
         gpus=tuple(_bounded_gpu(g) for g in telemetry.gpus[:64]),
-        installed=tuple(_bounded_installed(m) for m in telemetry.installed[:_LIST_MAX]),
+        installed=installed,
         loaded=tuple(bounded_loaded(m) for m in telemetry.loaded[:_LIST_MAX]),
         ram_total_mib=clamped(telemetry.ram_total_mib, 0.0, _MIB_MAX),
         ram_available_mib=clamped(telemetry.ram_available_mib, 0.0, _MIB_MAX),

@@ -119,8 +119,8 @@ class Fleet:
         change = FleetChange()
         if telemetry.instance in self._left:
             return change
-        telemetry = bounded(telemetry)
         node = self.nodes.get(telemetry.node_id)
+        telemetry = bounded(telemetry, node.telemetry if node is not None else None)
         is_new = node is None
         if node is None:
             node = self._join(telemetry, now, change)

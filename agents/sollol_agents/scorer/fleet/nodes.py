@@ -77,6 +77,7 @@ class Node:
         """An operator wants no new work there, whatever its present process knows of it."""
         self.slots = 0
         self.installed: dict[str, InstalledModel] = {}
+        self._installed_told: tuple[InstalledModel, ...] = ()
         self.twins: dict[str, tuple[str, ...]] = {}
         """The other names of a model's weights, which are in memory when it is."""
         self.loaded_told: tuple[LoadedModel, ...] = ()
@@ -156,16 +157,12 @@ class Node:
         """Takes over the slow facts of a heartbeat: models, memory, hardware."""
         self.telemetry = telemetry
         self.revision = max(self.revision, telemetry.revision)
-        installed = telemetry.installed or tuple(
-            InstalledModel(name=m.name, size_bytes=m.size_bytes) for m in telemetry.loaded
-        )
-        self.installed = {}
-        for model in installed:
-            self.installed.setdefault(canonical(model.name), model)
-        self.twins = twins_of(self.installed)
+        if not telemetry.installed or telemetry.installed is not self._installed_told:
+            self._take_models(telemetry)
         self.max_models = max_models(telemetry)
         self.speeds.set_machine(_machine(telemetry))
-        self.speeds.adopt(telemetry.speeds, {m.name: key for key, m in self.installed.items()})
+        if telemetry.speeds:
+            self.speeds.adopt(telemetry.speeds, {m.name: key for key, m in self.installed.items()})
         budget = budget_of(telemetry)
         if any(r.is_loading for r in self.residents.by_name.values()):
             # Half of a load shows as used memory of no model: the budget seems smaller than it is.
@@ -174,6 +171,16 @@ class Node:
             )
         self.budget = budget
         self._report_slots(telemetry, max_slots)
+
+    def _take_models(self, telemetry: Telemetry) -> None:
+        self._installed_told = telemetry.installed
+        installed = telemetry.installed or tuple(
+            InstalledModel(name=m.name, size_bytes=m.size_bytes) for m in telemetry.loaded
+        )
+        self.installed = {}
+        for model in installed:
+            self.installed.setdefault(canonical(model.name), model)
+        self.twins = twins_of(self.installed)
 
     def _report_slots(self, told: Telemetry | LoadUpdate, max_slots: int) -> None:
         self.slots = max(0, min(told.slots, max_slots))

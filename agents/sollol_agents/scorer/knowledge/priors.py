@@ -9,6 +9,7 @@ costs 2 to 4 % once learning is on, so the table stays short.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from sollol_schemas.telemetry import Gpu, InstalledModel
@@ -76,10 +77,16 @@ _CLASSES: tuple[tuple[float, Machine], ...] = (
 def gpu_machine(gpus: tuple[Gpu, ...]) -> Machine:
     """The figures of a node's GPUs; several GPUs read one model's layers in turn, so they do not add up."""
     best = max(gpus, key=lambda g: g.memory_total_mib)
-    for pattern, machine in _COMPILED:
-        if pattern.search(best.name):
-            return machine
+    named = _named(best.name)
+    if named is not None:
+        return named
     return next((m for floor_mib, m in _CLASSES if best.memory_total_mib >= floor_mib), _CLASSES[-1][1])
+
+
+@lru_cache(maxsize=64)
+def _named(gpu: str) -> Machine | None:
+    """The figures of a GPU by its name; every heartbeat of its node names it."""
+    return next((machine for pattern, machine in _COMPILED if pattern.search(gpu)), None)
 
 
 UNKNOWN_MACHINE = Machine(110, 250)
