@@ -20,9 +20,10 @@ from sollol_bus.waiting import delays, happens
 
 log = logging.getLogger(__name__)
 
-BATCH_MAX: Final = 500
+BATCH_MAX: Final = 1000
 """Events in one transaction, but for what the last message brings beyond it."""
 _BATCH_WAIT_S: Final = 0.2  # for a transaction to fill: one takes a millisecond, however little it holds
+_HALF_FULL: Final = BATCH_MAX // 2
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 2.0
 _REMIND_EVERY_S = 30.0
@@ -111,6 +112,8 @@ class Ingest:
         if self._rows >= BATCH_MAX or self._is_closing:
             return
         await happens(self._is_full, _BATCH_WAIT_S)  # a batch need not be full
+        if self._rows >= _HALF_FULL:
+            await happens(self._is_full, _BATCH_WAIT_S)  # so much is on its way that it soon is
 
     def _mark(self) -> None:
         if self._is_closing:

@@ -37,7 +37,9 @@ class Attempt:
         "instance",
         "is_confirmed",
         "is_resumable",
+        "is_silent",
         "is_trial",
+        "least_s",
         "load_s",
         "max_output_tokens",
         "mode",
@@ -103,6 +105,10 @@ class Attempt:
         self.head_s = self.decode_s = -1.0
         """What it takes until its first token, and from then on, once somebody asked: every decision asks that of every
         attempt on a node."""
+        self.least_s = 0.0
+        """What is taken to be left until its first token when that is overdue."""
+        self.is_silent = False
+        """Whether it has not spoken, and somebody asked."""
         self._spoke_at, self._spoken = granted_at, 0
         """When it was seen to speak first, and the tokens that it had made by then."""
         self.is_confirmed = False
@@ -127,6 +133,7 @@ class Attempt:
         if seen.has_first_token and not self.has_first_token:
             self._spoke_at, self._spoken = now, self.tokens
         self.has_first_token = self.has_first_token or seen.has_first_token
+        self.is_silent = self.is_silent and not self.has_first_token
 
     def progress(self) -> tuple[int, float]:
         """Tokens made since it was seen to speak first, and the seconds that they took; (0, 0) before."""
@@ -145,9 +152,10 @@ class Attempt:
         if head < 0.0:
             self.decode_s = self._mean_output() / self.decode_tps if self.decode_tps > 0 else 0.0
             head = self.head_s = max(self.load_s + self.prefill_s, 0.0 if self.decode_s else 0.01)
+            self.least_s = head * _OVERDUE_SHARE
+            self.is_silent = not self.has_first_token
         if not self.has_first_token:
-            left, least = head - (now - self.granted_at) * speed_ratio, head * _OVERDUE_SHARE
-            return (left if left > least else least) + self.decode_s  # noqa: FURB136 a call costs more than the rest
+            return max(head - (now - self.granted_at) * speed_ratio, self.least_s) + self.decode_s
         if self.decode_s == 0.0:
             return 0.01
         made = self.tokens + max(0.0, now - self.observed_at) * self.decode_tps * speed_ratio
@@ -159,15 +167,13 @@ class Attempt:
     @staticmethod
     def base_lefts_s(attempts: Iterable[Attempt], now: float, speed_ratio: float) -> list[float]:
         """`base_left_s` of each: every decision asks that of every attempt on a node, and most have not spoken yet."""
-        lefts = []
-        for one in attempts:
-            head = one.head_s
-            if one.has_first_token or head < 0.0:
-                lefts.append(one.base_left_s(now, speed_ratio))
-                continue
-            left, least = head - (now - one.granted_at) * speed_ratio, head * _OVERDUE_SHARE
-            lefts.append((left if left > least else least) + one.decode_s)  # noqa: FURB136 a call costs more
-        return lefts
+        return [
+            (left if (left := one.head_s - (now - one.granted_at) * speed_ratio) > one.least_s else one.least_s)
+            + one.decode_s
+            if one.is_silent
+            else one.base_left_s(now, speed_ratio)
+            for one in attempts
+        ]
 
     def _mean_output(self) -> float:
         mean = mean_rest(self.output_median, self.continued_tokens)
