@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 
@@ -24,6 +23,7 @@ from sollol_agents.lab.testing.scripted_engine import (
 )
 from sollol_agents.node.engines.base import EngineRequest, LoadRequest
 from sollol_agents.node.engines.http.client import EngineHttp
+from sollol_agents.node.engines.http.origin import origin_of
 from sollol_agents.node.engines.http.pool import HttpPool
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
@@ -149,7 +149,7 @@ async def test_a_question_whose_reused_connection_breaks_is_asked_again() -> Non
 
 async def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
     async with ScriptedEngine({"/x": whole(b"{}")}) as engine:
-        pool = HttpPool(httpx.URL(engine.url), connect_timeout_s=2.0, idle_s=0.0)
+        pool = HttpPool(origin_of(engine.url), connect_timeout_s=2.0, idle_s=0.0)
         seen = []
         for _ in range(2):
             connection = await pool.exchange(b"GET /x HTTP/1.1\r\n\r\n", b"")

@@ -9,6 +9,7 @@ import pytest
 
 from sollol_agents.node.config import NodeConfig, engine_candidates, engine_url
 from sollol_agents.node.engines.http.client import EngineHttp
+from sollol_agents.node.engines.http.origin import Origin, origin_of
 from sollol_bus.errors import ConfigError
 from sollol_bus.transport.connection import BusConfig
 
@@ -90,3 +91,39 @@ def test_an_engine_gets_a_key_or_a_user_but_not_both() -> None:
 def test_an_engines_address_that_leads_nowhere_is_refused_at_once(text: str) -> None:
     with pytest.raises(ConfigError, match="engine's URL"):
         EngineHttp(engine_url(text))
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://Box:11434/", Origin(False, "box", 11434, b"box:11434", b"")),
+        ("http://box:80", Origin(False, "box", 80, b"box", b"")),
+        ("https://box/v1/", Origin(True, "box", 443, b"box", b"/v1")),
+        ("https://box:80", Origin(True, "box", 80, b"box:80", b"")),
+        ("http://box:", Origin(False, "box", 80, b"box", b"")),
+        ("http://[::1]:1", Origin(False, "::1", 1, b"[::1]:1", b"")),
+        ("http://[::1]", Origin(False, "::1", 80, b"[::1]", b"")),
+        ("http://me:pw@box:1/a", Origin(False, "box", 1, b"box:1", b"/a")),
+        ("http://ä.de/ü b%20c", Origin(False, "xn--4ca.de", 80, b"xn--4ca.de", b"/%C3%BC%20b%20c")),
+    ],
+)
+def test_where_an_engine_is_and_what_its_requests_say_of_that(url: str, origin: Origin) -> None:
+    assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://box:abc",
+        "http://[::1",
+        "http://a b",
+        "ftp://box",
+        "box:1",
+        "http://box:1234567",
+        "http://b\tx",
+        "http://ü..x",
+    ],
+)
+def test_what_is_no_address_of_an_engine_is_refused_in_words(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^url="):
+        EngineHttp(url)

@@ -98,7 +98,8 @@ def test_an_error_loads_no_client() -> None:
 def test_what_is_put_off_is_loaded_when_it_is_used() -> None:
     code = (
         "import sys, sollol_agents.cli.__main__, nats.aio.transport as t; from importlib.util import _LazyModule\n"
-        "import sollol_agents.cli.commands.up\n"
+        "import sollol_agents.cli.commands.up, sollol_agents.posting\n"
+        "from sollol_agents.node.engines.http.client import EngineHttp; EngineHttp('http://box:1')\n"
         "assert {type(sys.modules[name]) for name in ('aiohttp', 'httpx')} == {_LazyModule}, 'loaded'\n"
         "print(t.aiohttp.WSMsgType.BINARY.name, t.multidict.CIMultiDict, __import__('nats.js').js.JetStreamContext)"
     )
@@ -119,7 +120,7 @@ def test_an_actor_spares_what_it_loaded_and_looks_for_garbage_seldom() -> None:
 
 def test_who_speaks_http_loads_no_command_line_of_the_library_that_does() -> None:
     code = (
-        "import sys, sollol_agents.cli.__main__, sollol_agents.cli.commands.up\n"
+        "import sys, sollol_agents.cli.__main__, sollol_agents.cli.commands.up, sollol_agents.posting\n"
         "sys.modules['httpx'].URL\n"
         "print(sorted({'click', 'pygments', 'rich'} & set(sys.modules)))"
     )

@@ -10,11 +10,11 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final, Self, TypeVar
 
-import httpx
 import msgspec
 
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.http.connection import Connection
+from sollol_agents.node.engines.http.origin import origin_of
 from sollol_agents.node.engines.http.pool import HttpPool
 from sollol_agents.node.engines.http.trace_context import TRACEPARENT, VIA
 from sollol_agents.node.engines.refusals import engine_error, refusal
@@ -129,17 +129,13 @@ class EngineHttp:
     def __init__(self, url: str, *, api_key: str = "", mark: str = "", connect_timeout_s: float = 5.0) -> None:
         shown = url.rpartition("@")[2]
         try:
-            origin = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            origin = origin_of(url)
+        except ValueError as error:  # of encodings, too
             raise ConfigError(f"url={shown!r}: {error}") from error
-        if origin.scheme not in ("http", "https") or not origin.host:
-            raise ConfigError(f"url={shown!r}: an engine's URL is http:// or https:// and a host")
-        if origin.query or origin.fragment or not 0 < (80 if origin.port is None else origin.port) < 1 << 16:
-            raise ConfigError(f"url={shown!r}: an engine's URL has a port from 1 to 65535, and no ? or # behind it")
         self.url = url
         self._mark = mark
         self._pool = HttpPool(origin, connect_timeout_s=connect_timeout_s)
-        self._prefix = origin.raw_path.rstrip(b"/")
+        self._prefix = origin.path
         # Ollama on a loopback address answers 403 to host names that it does not take for its own.
         host = b"localhost" if is_loopback(origin.host) else origin.netloc
         if not api_key.isascii() or not (api_key.isprintable()):

@@ -13,15 +13,13 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sollol_agents.node.engines.http.connection import Connection
+from sollol_agents.node.engines.http.origin import Origin
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_bus.errors import SollolError
 from sollol_schemas.errors import ErrorCode
-
-if TYPE_CHECKING:
-    import httpx
 
 _MAX_IDLE: Final = 64
 _IDLE_S: Final = 3.0  # llama.cpp and vLLM close theirs after 5 s
@@ -36,10 +34,10 @@ class HttpPool:
         idle_s: For how long an idle connection may be used again.
     """
 
-    def __init__(self, origin: httpx.URL, *, connect_timeout_s: float, idle_s: float = _IDLE_S) -> None:
+    def __init__(self, origin: Origin, *, connect_timeout_s: float, idle_s: float = _IDLE_S) -> None:
         self._host = origin.host
-        self._port = origin.port or (443 if origin.scheme == "https" else 80)
-        self._is_tls = origin.scheme == "https"
+        self._port = origin.port
+        self._is_tls = origin.is_tls
         self._tls: ssl.SSLContext | None = None
         self._idle_s = idle_s
         self._connect_timeout_s = connect_timeout_s
