@@ -83,6 +83,15 @@ def test_an_answer_that_begins_anew_leaves_out_the_openings_that_were_handed_out
     assert [telling.again(one) for one in (opening, text, opening)] == [b"", text, opening]
 
 
+def test_an_answer_that_begins_anew_keeps_the_name_of_its_model() -> None:
+    telling = _telling(_object(response=""))
+    telling.break_off()
+    renamed = [_object(model="m:latest", **more) for more in ({"response": ""}, {"response": "a"}, {"done": True})]
+    told = [telling.again(one) for one in renamed]
+    assert told[0] == b""
+    assert [(one["model"], one["done"]) for one in map(json.loads, told[1:])] == [("m", False), ("m", True)]
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "is_refused", "may_be_moved"),
     [

@@ -169,18 +169,18 @@ class NativeTelling:
             raise BackendBrokeProtocol("a piece of the rest is no native object") from error
 
     def again(self, data: bytes) -> bytes:
-        """The object as it is; one without text or end is left out for each that was handed out."""
-        if not self._openings:
-            return data
+        """The object under the model's name of the first; one that only opens is left out for each handed out."""
         try:
             one = _object.decode(data)
         except _INVALID:
             return data
-        if one.text or one.thought or one.has_calls or one.done:
-            self._openings = 0
+        if self._openings and not (one.text or one.thought or one.has_calls or one.done):
+            self._openings -= 1
+            return b""
+        self._openings = 0
+        if one.model == self._model or not self._model:
             return data
-        self._openings -= 1
-        return b""
+        return _encode(_whole.decode(data) | {"model": self._model})
 
     def _durations(self, piece: bytes) -> dict[str, int]:
         fields = _whole.decode(piece)
