@@ -23,6 +23,7 @@ import nats
 import nats.errors
 from nats.aio.client import Client as NatsClient
 
+from sollol_bus.alarms import Alarms
 from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLarge
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
@@ -84,6 +85,8 @@ class Bus(Callbacks):
         needs_tls = config.tls_ca_file is not None or "tls://" in config.url
         self._nc = SturdyClient(needs_tls=needs_tls, on_cluster_change=self._on_cluster_changed)
         self._loop = asyncio.get_running_loop()
+        self.alarms = Alarms(self._loop)
+        """For whoever sets one for every request."""
         self._settled_at = 0.0
         self._mux: Mux | None = None
         self._is_closing = False
@@ -136,7 +139,7 @@ class Bus(Callbacks):
             closed_cb=self._on_closed,
             **credentials,
         )
-        self._mux = Mux(self.new_inbox(), self.publish, self._loop)
+        self._mux = Mux(self.new_inbox(), self.publish, self._loop, self.alarms)
         self.subscribe(self._mux.wildcard, self._mux.on_message)
 
     async def _abandon(self) -> None:

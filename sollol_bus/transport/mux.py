@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from sollol_bus.alarms import Alarms, Stoppable
 from sollol_bus.errors import BusError, NoResponders, NotConnected, NotPermitted, RequestTimedOut
 from sollol_bus.transport.messages import Msg, is_no_responders
 
@@ -25,7 +26,7 @@ class _Question:
 
     __slots__ = ("on_reply", "subject", "timer")
 
-    def __init__(self, subject: str, on_reply: OnReply, timer: asyncio.TimerHandle) -> None:
+    def __init__(self, subject: str, on_reply: OnReply, timer: Stoppable) -> None:
         self.subject = subject
         self.on_reply = on_reply
         self.timer = timer
@@ -42,12 +43,13 @@ def unguessable() -> Iterator[str]:
 class Mux:
     """Hands the replies that arrive under one inbox prefix to whoever asked."""
 
-    def __init__(self, prefix: str, publish: Publish, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, prefix: str, publish: Publish, loop: asyncio.AbstractEventLoop, alarms: Alarms) -> None:
         self.wildcard = f"{prefix}.*"
         self._start = len(prefix) + 1
         self._prefix = prefix
         self._publish = publish
         self._loop = loop
+        self._alarms = alarms
         self._keys = unguessable()
         self._open: dict[str, OnReply] = {}
         self._asked: dict[str, _Question] = {}
@@ -95,7 +97,7 @@ class Mux:
         """
         key = next(self._keys)
         self._publish(subject, payload, reply=f"{self._prefix}.{key}", headers=headers)
-        timer = self._loop.call_later(timeout_s, self._expire, key, timeout_s)
+        timer = self._alarms.after(timeout_s, self._expire, key, timeout_s)
         self._asked[key] = _Question(subject, on_reply, timer)
         return partial(self._withdraw, key)
 

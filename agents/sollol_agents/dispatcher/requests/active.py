@@ -22,6 +22,7 @@ from sollol_agents.dispatcher.requests.intake import Request
 from sollol_agents.dispatcher.requests.outcomes import presumed_lost, proven, unserved
 from sollol_agents.dispatcher.requests.tools import Tools
 from sollol_agents.dispatcher.requests.tracing import tell_failed, tell_granted, traced
+from sollol_bus.alarms import Stoppable
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_bus.transport.mux import ReplyInbox
@@ -66,7 +67,7 @@ class ActiveRequest:
         self._tries = Tries(max_attempts=tools.max_attempts, number=request.first_attempt, excluded=request.excluded)
         self._caller = Caller(tools.bus, self.request, tools.instance, self._on_caller_gone)
         self._grants: ReplyInbox | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Stoppable | None = None
         """Until it asks again, while it waits; until its node must have accepted it, while it runs."""
         self._deadline_timer = self._loop.call_later(max(0.0, self._deadline_mono_s - now), self._on_deadline)
 
@@ -116,7 +117,7 @@ class ActiveRequest:
 
     def _ask_again_in(self, delay_s: float) -> None:
         self._cancel_timer()
-        self._timer = self._loop.call_later(delay_s, self._tools.scorer.ask, self)
+        self._timer = self._bus.alarms.after(delay_s, self._tools.scorer.ask, self)
 
     def _on_grant_reply(self, reply: Msg | BusError) -> None:
         if isinstance(reply, BusError) or self._is_over:
@@ -175,7 +176,7 @@ class ActiveRequest:
         if self._span is not None:
             tell_granted(self._span, granted)
         self._tools.nodes.watch(attempt.node_id)
-        self._timer = self._loop.call_later(self._tools.pace.accept_s, self._on_accept_timeout)
+        self._timer = self._bus.alarms.after(self._tools.pace.accept_s, self._on_accept_timeout)
 
     def _on_accept_timeout(self) -> None:
         """The node did not take the attempt in time; without a lease it cannot have spoken."""
@@ -355,8 +356,7 @@ class ActiveRequest:
         self.cancel(ErrorCode.DEADLINE_EXCEEDED, f"the deadline of {self.request.deadline_s:g} s passed")
 
     def _release(self, *, comes_again: bool = False) -> None:
-        request_id, number = self.request.request_id, self._tries.number
-        release = GrantRelease(request_id=request_id, number=number, comes_again=comes_again)
+        release = GrantRelease(request_id=self.request.request_id, number=self._tries.number, comes_again=comes_again)
         with suppress(NotConnected):  # the scorer forgets it by its deadline
             self._bus.publish(subjects.RELEASE, encode(release))
 

@@ -14,6 +14,7 @@ from sollol_agents.dispatcher.requests import continuing
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_agents.requests.body import with_model
+from sollol_bus.alarms import Stoppable
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
 from sollol_bus.transport.connection import SETTLING_S, Bus
 from sollol_bus.transport.leave import give
@@ -86,7 +87,7 @@ class Attempt:
         self._pace = pace
         self._on_report = on_report
         self._on_state = on_state
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Stoppable | None = None
         self._subscription: Subscription | None = None
         self._leave_to = ""
         """The inbox for which the node needs leave; empty: it needs none."""
@@ -133,7 +134,7 @@ class Attempt:
                 self._ask_node(None)
 
     def _check_again(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._pace.attempt_check_s, self._check)
+        self._timer = self._bus.alarms.after(self._pace.attempt_check_s, self._check)
 
     def _ask_node(self, until_mono_s: float | None) -> None:
         """Asks the node, which tells the end again of an attempt that is over. While the bus is down nothing is asked.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
 from sollol_agents.dispatcher.requests.intake import Request
+from sollol_bus.alarms import Stoppable
 from sollol_bus.errors import BusError, NotConnected
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode, is_no_responders
@@ -41,9 +41,9 @@ class Caller:
         self._on_gone = on_gone
         self._news: RequestNews | None = None
         self._refusals: ReplyInbox | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Stoppable | None = None
         if request.control_inbox:
-            self._timer = asyncio.get_running_loop().call_later(NEWS_AFTER_S, self._begin)
+            self._timer = bus.alarms.after(NEWS_AFTER_S, self._begin)
 
     def tell(self, news: RequestNews) -> None:
         """Tells where the request stands."""

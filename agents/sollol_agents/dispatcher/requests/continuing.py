@@ -132,9 +132,9 @@ def said_tokens(said: ContinueFrom) -> int:
 
 def is_bound(routing: Routing, context: TaskContext, said: ContinueFrom | None) -> bool:
     """Whether not every node that has the model would do for a request."""
-    wants = (routing.node_id, routing.where, routing.min_vram_gb, routing.min_success_rate, routing.prefer_cpu)
     is_particular = routing.routing_mode is RoutingMode.RELIABLE or context.num_ctx is not None
-    return any(wants) or is_particular or bool(said is not None and said.excluded)
+    is_limited = routing.min_vram_gb or routing.min_success_rate or routing.prefer_cpu
+    return bool(routing.node_id or routing.where or is_limited or is_particular or (said and said.excluded))
 
 
 def told_of(said: ContinueFrom | None, cuts: int) -> Continuation | None:

@@ -8,11 +8,11 @@ deadline must do.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Final
 
 from sollol_agents.node.attempts.speaker import Speaker
+from sollol_bus.alarms import Stoppable
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
 from sollol_schemas.headers import TRACE_DEST, TRACE_ONLY
@@ -40,11 +40,11 @@ class Interest:
         self._speaker = speaker
         self._said = 0
         self._node_id = node_id
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Stoppable | None = None
 
     def watch(self) -> None:
         """Looks from now on, until it is closed."""
-        self._timer = asyncio.get_running_loop().call_later(_FIRST_S, self._look)
+        self._timer = self._bus.alarms.after(_FIRST_S, self._look)
 
     def close(self) -> None:
         """Looks no more."""
@@ -59,7 +59,7 @@ class Interest:
             headers = {TRACE_DEST: nowhere, TRACE_ONLY: "1"}
             self._bus.publish(speaker.leave.inbox, reply=f"{speaker.probe}.{LOOK}", headers=headers)
         self._said = speaker.messages
-        self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._look)
+        self._timer = self._bus.alarms.after(_EVERY_S, self._look)
 
     def _may_ask(self) -> bool:
         """Whether the server would answer truly, and not hand the question to the caller."""

@@ -71,7 +71,8 @@ class KeptEnds(Generic[EndT]):
             now: The time.
             is_said: Whether it was said just now; else it is once there is a connection.
         """
-        self._drop(key)
+        if key in self._kept:
+            self._drop(key)
         if size > BYTES_MAX:
             return
         self._kept[key] = _Kept(end, size, now, is_said=is_said)

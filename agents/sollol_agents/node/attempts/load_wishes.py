@@ -16,6 +16,7 @@ CONTEXT: Final = "num_ctx"
 SHIFT: Final = "shift"
 """The one load option that stands beside the others, at the top level."""
 Fields = dict[str, msgspec.Raw]
+_fields: Final = msgspec.json.Decoder(Fields)
 
 _TOUCHY: Final = re.compile(rb'"(?:keep_alive|options|shift)"\s*:')
 _IMAGES: Final = re.compile(rb'"images"\s*:')
@@ -61,10 +62,11 @@ def wish_of(body: bytes) -> Wish:
     if _TOUCHY.search(body) is None:
         return _NOTHING
     try:
-        fields = msgspec.json.decode(body, type=Fields)
+        fields = _fields.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableWish from error
-    options, shift = (bytes(fields[name]) if name in fields else b"null" for name in ("options", SHIFT))
+    options = bytes(fields["options"]) if "options" in fields else b"null"
+    shift = bytes(fields[SHIFT]) if SHIFT in fields else b"null"
     if len(options) < SHORT_BYTES and len(shift) < SHORT_BYTES:
         return Wish(fields, *read_often(options, shift), (options, shift))
     return Wish(fields, *_read(options, shift))
