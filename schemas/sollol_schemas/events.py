@@ -14,7 +14,8 @@ from sollol_schemas.slim import slim
 from sollol_schemas.telemetry import NodeState
 from sollol_schemas.units import BusId, Count, Instant, Seconds, Term
 
-_DIGITS = 5
+FIGURES_DIGITS = 5
+"""Decimals of figures, as they are told and stored."""
 MESSAGE_MAX = 500
 """An outcome keeps so many characters of an error's message."""
 
@@ -116,9 +117,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
             decision, status, ReportedBy.NODE, error=error, evidence=report.evidence, figures=report.figures
         )
 
-    def as_event(self) -> Outcome:
-        """What is published of it: of the decision, whose digits were cut when it was made, what readers need."""
-        figures = self.figures and slim(self.figures, _DIGITS, chunks=0)
+    def as_event(self, *, is_cut: bool = False) -> Outcome:
+        """What is published of it: of the decision, whose digits were cut when it was made, what readers need.
+
+        Args:
+            is_cut: Whether the digits of its figures were cut already, as a node does that reports them.
+        """
+        figures = self.figures
+        if figures is not None:
+            figures = msgspec.structs.replace(figures, chunks=0) if is_cut else slim(figures, FIGURES_DIGITS, chunks=0)
         return msgspec.structs.replace(self, decision=self.decision.as_outcomes(), figures=figures)
 
     @property

@@ -217,7 +217,7 @@ class Attempt:
 
     def _publish_outcome(self, report: AttemptDone | AttemptFailed, ack_to: str) -> None:
         """Publishes what the node reported as the outcome; the node sends it itself when it is not acknowledged."""
-        event = encode(Outcome.of_report(self.granted.decision, report).as_event())
+        event = encode(Outcome.of_report(self.granted.decision, report).as_event(is_cut=True))
         try:
             publish_outcome(self._bus, self.node_id, self.attempt_id, event, ack_to)
         except (NotConnected, PayloadTooLarge) as error:

@@ -8,10 +8,13 @@ from typing import Any, Final
 import msgspec
 
 from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
+from sollol_schemas.events import FIGURES_DIGITS
 from sollol_schemas.execution import Evidence, Figures
+from sollol_schemas.slim import rounded
 
 _MANY_TOKENS: Final = 8
 _AT_ONCE: Final = 0.02
+_NOTHING: Final = Figures().actual_s
 
 
 def figures_of(
@@ -24,9 +27,14 @@ def figures_of(
     output_chunks: int,
     now: float,
     load_s: float = 0.0,
+    co_runners: float = 0.0,
+    energy_j: float | None = None,
+    gpu_share: float | None = None,
     **more: Any,  # noqa: ANN401 fields by name
 ) -> Figures:
     """The figures of an attempt: the engine's own where it tells them, the node's clock elsewhere.
+
+    They have the digits that anybody reads, so that neither their callers nor their dispatchers need cut them.
 
     Args:
         told: What the engine told.
@@ -37,6 +45,9 @@ def figures_of(
         output_chunks: How many came, each about one token.
         now: For an attempt that never got a chunk.
         load_s: Of the node's own load before it.
+        co_runners: How many others ran meanwhile, on average.
+        energy_j: What it drew.
+        gpu_share: Of its model.
         **more: Further fields.
     """
     decode_s, prompt_s = told.decode_s, told.prompt_s
@@ -48,14 +59,23 @@ def figures_of(
             prompt_s = till_first_s if prompt_s is None else prompt_s
     return msgspec.structs.replace(
         told,
-        actual_s=max(0.0, (last_at or now) - accepted_at),
-        ttft_s=None if first_at is None else max(0.0, first_at - accepted_at),
+        actual_s=_cut((last_at or now) - accepted_at),
+        ttft_s=None if first_at is None else _cut(first_at - accepted_at),
         output_tokens=output_tokens,
-        prompt_s=prompt_s,
-        decode_s=decode_s,
-        load_s=told.load_s + load_s,
+        prompt_s=None if prompt_s is None else _cut(prompt_s),
+        decode_s=None if decode_s is None else _cut(decode_s),
+        load_s=_cut(told.load_s + load_s),
+        slot_wait_s=_cut(told.slot_wait_s),
+        co_runners=_cut(co_runners),
+        energy_j=None if energy_j is None else _cut(energy_j),
+        gpu_share=None if gpu_share is None else _cut(gpu_share),
         **more,
     )
+
+
+def _cut(value: float) -> float:
+    """What is not below 0, as it is told; nothing is the very 0 that is left out of a message."""
+    return (rounded(value, FIGURES_DIGITS) if value > 0 else 0.0) or _NOTHING
 
 
 def _came_at_once(output_tokens: int, till_first_s: float, after_s: float) -> bool:
