@@ -19,6 +19,7 @@ from sollol_agents.lab.emulator import Fault, FaultKind
 from sollol_agents.lab.testing.gateway_questions import ANY_PORT, CHAT, MODEL, chat, generate, words
 from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
+from sollol_agents.node.attempts.speaker import Passing
 from sollol_agents.stack import LocalStack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -87,9 +88,18 @@ async def test_chunks_go_on_in_the_call_that_brings_them(
         passed.append(data)
         write(reply, data)
 
+    said: list[bytes] = []
+    take = Passing.take
+
+    def noted_too(passing: Passing, chunks: list[bytes]) -> None:
+        said.extend(chunks)
+        take(passing, chunks)
+
     monkeypatch.setattr(Reply, "write_now", noted)
+    monkeypatch.setattr(Passing, "take", noted_too)
     answer = (await here.http.post(path, json=body)).content
     assert passed
+    assert said or path == "/v1/messages"  # which the node translates
     assert all(data in answer for data in passed)
     passed.clear()
     await here.http.post(path, json={**body, "format": "json", "response_format": {"type": "json_object"}})

@@ -19,7 +19,7 @@ from sollol_agents.node.attempts.outcome import figures_of
 from sollol_agents.node.attempts.payload import Payload, movable_of, requested
 from sollol_agents.node.attempts.permission import Permission
 from sollol_agents.node.attempts.spans import AttemptTrace
-from sollol_agents.node.attempts.speaker import Speaker
+from sollol_agents.node.attempts.speaker import Passing, Speaker
 from sollol_agents.node.attempts.watchdog import Limits, Phase, Watchdog
 from sollol_agents.node.engines.base import Engine, EngineAnswer
 from sollol_agents.node.engines.view import EngineView
@@ -228,6 +228,7 @@ class Attempt:
         if self._trace is not None:
             self._trace.call(self.engine)
         answer = self._answer = self.engine.run(self.request)
+        answer.taker = Passing(self._speaker, lambda: self.has_streamed, self._heard)
         collected: list[bytes] = []
         size = 0
         async with aclosing(answer.chunks()) as chunks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -68,6 +68,12 @@ class Speaker:
         """Whether all of these, and an end behind them, leave in one write."""
         bus = self._bus
         return bus.nats.pending_data_size + sum(map(len, batch)) <= _AT_ONCE_BYTES and not bus.is_settling
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another message may leave without a wait."""
+        bus = self._bus
+        return bus.is_connected and not bus.is_crowded and not self.leave.is_ending(time.monotonic())
 
     def together(self, batch: list[bytes]) -> list[bytes]:
         """Chunks that came together, as they leave."""
@@ -159,6 +165,36 @@ class Speaker:
         if self.content_type:
             headers[h.CONTENT_TYPE] = self.content_type
         return headers
+
+
+class Passing:
+    """Says chunks in the very call in which they came from the engine.
+
+    Args:
+        speaker: The way to the caller.
+        may_speak: Whether the attempt is in the middle of a stream, so that nothing is to be thought of first.
+        on_heard: Called when the engine said something.
+    """
+
+    __slots__ = ("_may_speak", "_on_heard", "_speaker")
+
+    def __init__(self, speaker: Speaker, may_speak: Callable[[], bool], on_heard: Callable[[], None]) -> None:
+        self._speaker = speaker
+        self._may_speak = may_speak
+        self._on_heard = on_heard
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a chunk may be said now."""
+        return self._may_speak() and self._speaker.has_room
+
+    def take(self, chunks: list[bytes]) -> None:
+        """Says chunks, or holds them as the others of the answer."""
+        speaker = self._speaker
+        self._on_heard()
+        for chunk in speaker.due(chunks, is_held=True):
+            for piece in speaker.pieces(chunk):
+                speaker.say(piece)
 
 
 def _lost_reply() -> Words:

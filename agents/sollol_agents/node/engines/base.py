@@ -57,6 +57,17 @@ class PretendedMachine(msgspec.Struct, frozen=True, kw_only=True):
     ram_total_mib: float
 
 
+class Taker(Protocol):
+    """Takes messages of an answer the moment the engine says them."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes some now."""
+
+    def take(self, chunks: list[bytes]) -> None:
+        """Takes what came together; only called while it has room."""
+
+
 class EngineAnswer(ABC):
     """One request on an engine, running.
 
@@ -76,6 +87,8 @@ class EngineAnswer(ABC):
     """Whether nothing follows what was given last, so that the end comes without any waiting; False: not known."""
     left_out: tuple[str, ...] = ()
     """Fields of the caller's body that the engine did not get, though they ask for something."""
+    taker: Taker | None = None
+    """Gets plain messages as they come, where the adapter does that; `chunks` gives all others."""
     seam_s: float = 0.0
     """Of an answer that goes on: seconds until the engine was asked for the rest."""
 

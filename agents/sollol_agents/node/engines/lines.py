@@ -47,6 +47,11 @@ class LineSplitter:
         return [line for line in whole.split(b"\n") if line] if b"\n" in whole else [whole] if whole else []
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the beginning of a line waits for the rest of it."""
+        return bool(self._parts)
+
+    @property
     def rest(self) -> bytes:
         """The bytes of the line that has not ended."""
         return b"".join(self._parts)

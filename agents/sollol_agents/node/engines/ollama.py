@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,7 @@ from sollol_agents.node.engines.ollama_wire import (
     Tags,
     check_line,
     installed_model,
+    is_token,
     loaded_model,
     own_limit,
     renders_prompts,
@@ -110,6 +112,7 @@ class OllamaAnswer(EngineAnswer):
             if self.content_type.startswith(_ONE_OBJECT):
                 yield [await self._whole(answer)]
                 return
+            answer.pass_to(partial(self._pass, splitter))
             async for data in answer:
                 lines = split(splitter, data)
                 failure: SollolError | None = None
@@ -132,6 +135,17 @@ class OllamaAnswer(EngineAnswer):
         if final is None:
             raise broken_off("the engine's stream ended without its final message")
         self.figures = final.figures()
+
+    def _pass(self, splitter: LineSplitter, data: bytes) -> bool:
+        """Whether data is the line of one token, and was taken."""
+        taker, line = self.taker, data[:-1]
+        if taker is None or b"\n" in line or data[-1:] != b"\n" or splitter.has_begun or not is_token(line):
+            return False
+        if not taker.has_room:
+            return False
+        self.output_chunks += 1
+        taker.take([line])
+        return True
 
     async def _whole(self, answer: HttpAnswer) -> bytes:
         """What Ollama does not stream: that a model is loaded or unloaded, or how a prompt is rendered."""

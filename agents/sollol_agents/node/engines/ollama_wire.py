@@ -68,6 +68,12 @@ class _ErrorLine(msgspec.Struct):
     error: Any = None
 
 
+def is_token(line: bytes) -> bool:
+    """Whether a line is neither the end of a stream nor any news but another token, as far as its bytes tell."""
+    is_object = line[:1] == b"{" and line[-1:] == b"}"
+    return is_object and not line.startswith(b'{"error"') and _DONE.search(line) is None
+
+
 def check_line(line: bytes) -> FinalLine | None:
     """The final figures when this line ends the stream, else None.
 

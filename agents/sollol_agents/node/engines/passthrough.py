@@ -15,6 +15,8 @@ _NAMELESS: Final = b'"model":"","system_fingerprint":"fp_ollama"'
 _BEGINS: Final = b"data: {"
 _NAMELESS_BYTES: Final = 1024
 """An event that grows larger is another one."""
+_PASSED_BYTES: Final = 65_536
+"""What comes together and is more goes with the others that are not taken at once."""
 _OTHERS: Final = b"\r"
 """Other servers end their lines so, and an Ollama never does."""
 _NAMELESS_EVENT: Final = re.compile(rb"data: \{[^\n]*%b[^\n]*\}\n\n" % _NAMELESS)
@@ -35,12 +37,22 @@ class PassthroughAnswer(EngineAnswer):
         async with self._http.open("POST", request.path, request.body, model=request.model) as answer:
             self.content_type = answer.content_type
             is_events = "event-stream" in self.content_type
+            if is_events:
+                answer.pass_to(self._pass)
             async for data in answer:
                 yield self._told(self._nameless.without(data) if is_events else data)
             yield self._told(self._nameless.rest())
         if is_events and not self._ends.is_complete(request.path):
             raise broken_off("the engine's event stream ended without its final event")
         self.figures = self._ends.figures()
+
+    def _pass(self, data: bytes) -> bool:
+        """Whether events were taken."""
+        taker = self.taker
+        if taker is None or len(data) > _PASSED_BYTES or not taker.has_room:
+            return False
+        taker.take(self._told(self._nameless.without(data)))
+        return True
 
     def _told(self, data: bytes) -> list[bytes]:
         if not data:

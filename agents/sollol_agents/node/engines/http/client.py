@@ -57,6 +57,13 @@ class HttpAnswer:
             return wall_s
         return told_s if abs(told_s - wall_s) > OFF_S else wall_s  # the header has whole seconds
 
+    def pass_to(self, take: Callable[[bytes], bool]) -> None:
+        """Gives bytes of the body to `take` as they come, while the iteration waits.
+
+        Those that it does not take (False), and the last ones, come by the iteration.
+        """
+        self._connection.passing = take
+
     def __aiter__(self) -> Self:
         return self
 

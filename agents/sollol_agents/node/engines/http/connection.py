@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import httptools
@@ -43,6 +44,8 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self.passing: Callable[[bytes], bool] | None = None
+        """Takes bytes of the body as they come, or does not (False), while `take` waits for some."""
         self.status = 0
         self.content_type = b""
         self.date = b""
@@ -67,6 +70,7 @@ class Connection(asyncio.Protocol):
                 self.is_complete = True
             message = f"the engine closed the connection{f': {exc}' if exc else ''}"
             self.error = engine_error(ErrorCode.ENGINE_PROTOCOL, message, owner=Owner.ENGINE)
+        self.passing = None
         self._is_writable.set()
         self._wake()
 
@@ -83,7 +87,20 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self.fail(_broken("the headers exceed 256 KiB"))
-        self._wake()
+        if not self._has_passed():
+            self._wake()
+
+    def _has_passed(self) -> bool:
+        """Whether what has come was taken; the end, and what comes with it, is left for `take`."""
+        waiter = self._waiter
+        if self.passing is None or waiter is None or waiter.done() or self.is_complete or self.error is not None:
+            return False
+        chunks = self._chunks
+        if not chunks or not self.passing(chunks[0] if len(chunks) == 1 else b"".join(chunks)):
+            return False
+        chunks.clear()
+        self._size = 0
+        return True
 
     def pause_writing(self) -> None:
         """Holds the sender back."""
@@ -128,6 +145,7 @@ class Connection(asyncio.Protocol):
         """Notes that the answer is whole."""
         if self.status:
             self.is_complete = True
+            self.passing = None
             self._keeps_alive = self._parser.should_keep_alive()
 
     # -- use ----------------------------------------------------------------------------------------------
