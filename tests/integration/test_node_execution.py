@@ -151,6 +151,19 @@ async def test_an_exec_whose_attempts_id_is_no_token_of_a_subject_is_ignored(
     assert set(told) == {subjects.ATTEMPT.of(NODE, mine)}
 
 
+@pytest.mark.parametrize("node_id", ["another", f"{NODE} x 0\r\n\r\nPING\r\n", "", "*"])
+async def test_an_exec_that_names_another_node_is_ignored(stage: Stage, bus: Bus, node_id: str) -> None:
+    told: list[str] = []
+    bus.subscribe(subjects.ATTEMPT.of("*", ">"), lambda msg: told.append(msg.subject))
+    decided = decision("r9-1", node_id, request_id="r9", instance=stage.node.instance, model=MODEL)
+    headers = {h.EXEC: encode(Exec(decision=decided)).decode(), h.REPLY_TO: bus.new_inbox()}
+    bus.publish(subjects.NODE_EXEC.of(NODE), b'{"model": "m"}', headers=headers)
+    mine = stage.chat("count 2")
+    await eventually(lambda: bool(stage.dispatcher.ends()))
+    assert set(told) == {subjects.ATTEMPT.of(NODE, mine)}
+    assert not stage.node.bus.reconnects
+
+
 async def test_a_cancel_frees_the_slot_and_ends_the_stream(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=30.0) as stage:
         attempt = stage.chat("count 500")

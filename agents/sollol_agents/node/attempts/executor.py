@@ -190,8 +190,10 @@ class Executor:
             log.warning("unreadable exec: %s", error, extra={"action": "bad_exec"})
             return
         decision, reply_to = exec_.decision, headers.get(h.REPLY_TO, "")
-        is_ours = decision.instance == self.instance and is_bus_id(exec_.attempt_id)  # part of subjects from here on
-        if not is_ours or self.state_of(exec_.attempt_id) is not AttemptState.UNKNOWN:
+        is_ours = (decision.node_id, decision.instance) == (self.node_id, self.instance)
+        if not (is_ours and is_bus_id(exec_.attempt_id)):  # node and attempt are part of subjects from here on
+            return
+        if self.state_of(exec_.attempt_id) is not AttemptState.UNKNOWN:
             return
         now = time.monotonic()
         refused = admission.refusal_of(
