@@ -17,8 +17,8 @@ import msgspec
 from sollol_bus.errors import ActorStopped, NoResponders, SollolError
 from sollol_bus.sdk.call import Call
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.many import request_many
 from sollol_bus.transport.messages import encode, error_of
-from sollol_bus.transport.streaming import request_many
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 

@@ -48,9 +48,10 @@ if TYPE_CHECKING:
     from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
     from sollol_bus.sdk.warming import Warmed
     from sollol_bus.transport.connection import Bus, BusConfig
+    from sollol_bus.transport.many import request_many
     from sollol_bus.transport.messages import Msg
     from sollol_bus.transport.mux import ReplyInbox
-    from sollol_bus.transport.streaming import ReplyStream, request_many
+    from sollol_bus.transport.streaming import ReplyStream
     from sollol_bus.transport.subscription import Subscription
     from sollol_bus.version import VERSION
     from sollol_schemas.batch_progress import BatchStage, BatchView
@@ -170,7 +171,8 @@ _PLACE_OF: Final = {
         "sollol_bus.transport.connection": ("Bus", "BusConfig"),
         "sollol_bus.transport.messages": ("Msg",),
         "sollol_bus.transport.mux": ("ReplyInbox",),
-        "sollol_bus.transport.streaming": ("ReplyStream", "request_many"),
+        "sollol_bus.transport.many": ("request_many",),
+        "sollol_bus.transport.streaming": ("ReplyStream",),
         "sollol_bus.transport.subscription": ("Subscription",),
         "sollol_bus.version": ("VERSION",),
         "sollol_schemas.batch_progress": ("BatchStage", "BatchView"),

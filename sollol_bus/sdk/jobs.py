@@ -31,8 +31,9 @@ from sollol_bus.sdk.job_making import checked_id, delayed, make_job, priority_of
 from sollol_bus.sdk.job_storing import Storing
 from sollol_bus.sdk.questions import ask
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.many import request_many
 from sollol_bus.transport.messages import decode, encode
-from sollol_bus.transport.streaming import grown, request_many
+from sollol_bus.transport.streaming import grown
 from sollol_bus.transport.watching import watch
 from sollol_bus.waiting import happens
 from sollol_schemas import owners, subjects

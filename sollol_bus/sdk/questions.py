@@ -10,8 +10,8 @@ from sollol_bus.jetstream.vacancy import why_vacant
 from sollol_bus.sdk.lasting import reply_to
 from sollol_bus.transport.acting import signed
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.many import request_many
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
-from sollol_bus.transport.streaming import request_many
 from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 

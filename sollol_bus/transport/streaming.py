@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -283,19 +283,31 @@ class ReplyStream:
                 NoResponders("no dispatcher listens on the bus; start one with `sollol up` or `sollol dispatcher`")
             )
             return
-        if msg.reply and not self._is_next(msg):
+        is_last = not msg.data or (msg.headers is not None and h.CHUNKS in msg.headers)
+        if msg.reply and not self._is_next(msg, is_end=is_last):
             return
         error = error_of(msg)
         if error is not None:
             self._put(error_from(error))
             return
-        if msg.data and self._is_part(msg):
+        if msg.data and is_last:
+            self._put_last(msg)
+        elif not (msg.data and self._is_part(msg)):
+            self._put(msg)
+
+    def _put_last(self, msg: Msg) -> None:
+        """Takes the end of a stream that brings a chunk along; it may come twice, and counts itself."""
+        if self.has_ended:
+            return
+        if (msg.headers or {}).get(h.CHUNKS) != str(self.messages + 1):
+            self._break(f"message {self.messages + 1} of the answer was lost on the way")
             return
         self._put(msg)
+        self._put(Msg(self._bus.nats, headers=msg.headers))
 
-    def _is_next(self, msg: Msg) -> bool:
+    def _is_next(self, msg: Msg, *, is_end: bool) -> bool:
         """Whether a node's message is the next one of the node that is heard."""
-        heard = self._voice.hears(msg.reply, self.messages, is_end=not msg.data)
+        heard = self._voice.hears(msg.reply, self.messages, is_end=is_end)
         if heard is Heard.GAP:
             self._break(f"message {self.messages + 1} of the answer was lost on the way")
         elif heard is Heard.OTHER and attempt_in(msg) > attempt_in(self.first):
@@ -376,20 +388,3 @@ class ReplyStream:
     def _on_disconnect(self) -> None:
         body = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the connection to the bus broke while waiting")
         self._put(error_from(body))
-
-
-async def request_many(
-    bus: Bus,
-    subject: str,
-    payload: bytes = b"",
-    *,
-    headers: dict[str, str] | None = None,
-    first_s: float = 30.0,
-    gap_s: float = 30.0,
-    total_s: float = 600.0,
-) -> AsyncGenerator[Msg, None]:
-    """Every reply to a request until the empty message; see `ReplyStream` for the errors."""
-    async with ReplyStream(bus, first_s=first_s, gap_s=gap_s, total_s=total_s) as stream:
-        stream.send(subject, payload, headers)
-        async for msg in stream:
-            yield msg

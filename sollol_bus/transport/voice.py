@@ -36,7 +36,7 @@ class Voice:
         Args:
             reply: Its reply subject; without one nothing is known of it, and it is heard.
             messages: How many came before it.
-            is_end: Whether it is empty: then it has no number, and says itself how many came before it.
+            is_end: Whether it ends the stream: then it has no number, and says itself how many there are.
         """
         if self.is_counted and reply == f"{self._prefix}{messages + 1}":
             return Heard.NEXT

@@ -23,8 +23,9 @@ from sollol_bus.errors import (
 from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import PAYLOAD_MARGIN_BYTES, Bus, BusConfig
+from sollol_bus.transport.many import request_many
 from sollol_bus.transport.messages import Msg, encode, error_of
-from sollol_bus.transport.streaming import ReplyStream, request_many
+from sollol_bus.transport.streaming import ReplyStream
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobEvent, JobNews, JobState

@@ -10,7 +10,7 @@ from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.lab.testing.scripted import BODY, ScriptedNode, ScriptedScorer, ask, serve
 from sollol_bus.errors import NoEligibleNode
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.streaming import request_many
+from sollol_bus.transport.many import request_many
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.continuation import Continuation, ContinueFrom, packed, unpacked

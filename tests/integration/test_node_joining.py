@@ -17,8 +17,10 @@ from sollol_bus.transport.messages import decode, error_of
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.continuation import ContinueFrom
+from sollol_schemas.control import AttemptState, ControlAttempt
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.execution import AttemptFirstToken, Figures
+from sollol_schemas.execution import AttemptAccepted, AttemptDone, AttemptFirstToken, Figures
 
 
 def words(stage: Stage) -> list[str]:
@@ -31,8 +33,15 @@ def held_to_count(stage: Stage) -> Figures:
     """The figures of a stream whose messages are numbered and counted."""
     *chunks, last = stage.dispatcher.heard
     assert [msg.reply.rpartition(".")[2] for msg in chunks] == [str(n) for n in range(1, len(chunks) + 1)]
-    assert (last.data, int((last.headers or {})[h.CHUNKS])) == (b"", len(chunks))
+    assert last.reply.endswith(".end")
+    assert int((last.headers or {})[h.CHUNKS]) == len(chunks) + bool(last.data)
     return decode((last.headers or {})[h.FIGURES].encode(), Figures)
+
+
+def only_attempt(stage: Stage) -> str:
+    """The id of the attempt that was reported."""
+    (attempt_id,) = {one.attempt_id for one in stage.dispatcher.reports}
+    return attempt_id
 
 
 async def test_a_slow_answer_comes_in_few_messages_with_figures_of_its_tokens(
@@ -49,6 +58,22 @@ async def test_a_slow_answer_comes_in_few_messages_with_figures_of_its_tokens(
         assert figures.ttft_s is not None
         (first,) = [one for one in stage.dispatcher.reports if isinstance(one, AttemptFirstToken)]
         assert first.ttft_s == pytest.approx(figures.ttft_s)
+
+
+async def test_a_quick_answer_is_one_message_with_all_that_is_to_be_said(nats_server: EmbeddedServer, bus: Bus) -> None:
+    async with staged(nats_server, bus, preset="instant") as stage:
+        stage.chat("count 12", is_joined=True)
+        await eventually(lambda: bool(stage.dispatcher.ends()))
+        (said,) = words(stage)
+        assert said.split() == [str(n) for n in range(11, -1, -1)]
+        figures, (only,) = held_to_count(stage), stage.dispatcher.heard
+        assert (figures.output_tokens, figures.chunks) == (13, 1)
+        assert decode((only.headers or {})[h.DECISION].encode(), Decision).node_id == "n1"
+        assert [type(one) for one in stage.dispatcher.reports] == [AttemptAccepted, AttemptDone]
+        told = await stage.control(ControlAttempt(attempt_id=only_attempt(stage)))
+        assert (told.attempt_state, told.chunks) == (AttemptState.ENDED_SPOKEN, 1)
+        await eventually(lambda: len(stage.dispatcher.heard) == 2)
+        assert stage.dispatcher.heard[1].data == only.data, "who asks may have missed it"
 
 
 async def test_what_is_held_leaves_while_the_engine_is_silent(nats_server: EmbeddedServer, bus: Bus) -> None:
@@ -103,7 +128,7 @@ async def test_events_come_byte_for_byte_in_fewer_messages(
                 said=said,
                 is_joined=is_joined,
             )
-            await eventually(lambda: bool(stage.dispatcher.heard) and not stage.dispatcher.heard[-1].data)
+            await eventually(lambda: any(msg.reply.endswith(".end") for msg in stage.dispatcher.heard))
             held_to_count(stage)
             raw = b"".join(msg.data for msg in stage.dispatcher.heard)
             told.append(re.sub(rb'"(id|created)":[^,]*', rb'"\1":0', raw))

@@ -130,7 +130,7 @@ def test_what_stands_between_two_chunks(
 
 async def test_much_is_not_held() -> None:
     due: list[bool] = []
-    joining = Joining(b"\n", lambda: due.append(True))
+    joining = Joining(b"\n", HELD_BYTES, lambda: due.append(True))
     assert not joining.hold([b"a", b"b"])
     assert joining.hold([b"c" * HELD_BYTES])
     assert joining.take() == [b"a\nb\n" + b"c" * HELD_BYTES]

@@ -10,7 +10,8 @@ import pytest
 from sollol_bus.errors import DeadlineExceeded, RequestTimedOut
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
-from sollol_bus.transport.streaming import ReplyStream
+from sollol_bus.transport.streaming import PathBroken, ReplyStream
+from sollol_schemas import headers as h
 
 
 class Waiting:
@@ -93,3 +94,47 @@ async def test_a_stream_that_is_closed_is_looked_at_no_more(waiting: Waiting) ->
     waiting.stream.close()
     assert timer.cancelled()
     cast("Any", waiting.reading).cancel()
+
+
+def stream_of(*messages: tuple[bytes, str, str]) -> ReplyStream:
+    """A stream to which these came: what each brings, the last token of its reply subject, and its count."""
+    made = ReplyStream(cast("Bus", Nobody()), breaks_on_disconnect=False)
+    for data, token, count in messages:
+        headers = {h.CHUNKS: count} if count else None
+        made._on_message(Msg(cast("Any", None), data=data, reply=f"_INBOX_node.n.t.{token}", headers=headers))
+    return made
+
+
+class Nobody:
+    """A bus over which nothing is sent."""
+
+    nats = None
+
+
+BOTH = (b"two", "end", "2")
+
+
+@pytest.mark.parametrize(
+    ("messages", "chunks"),
+    [
+        ([(b"one", "end", "1")], [b"one"]),
+        ([(b"one", "1", ""), BOTH], [b"one", b"two"]),
+        ([(b"one", "1", ""), BOTH, BOTH], [b"one", b"two"]),
+        ([(b"one", "1", ""), (b"two", "2", ""), (b"", "end", "2")], [b"one", b"two"]),
+    ],
+    ids=["alone", "with-the-last-chunk", "said-again", "by-itself"],
+)
+async def test_the_end_may_come_with_the_last_chunk(
+    messages: list[tuple[bytes, str, str]], chunks: list[bytes]
+) -> None:
+    stream = stream_of(*messages)
+    assert [msg.data async for msg in stream] == chunks
+    assert stream.last is not None
+    assert (stream.last.data, (stream.last.headers or {})[h.CHUNKS]) == (b"", str(len(chunks)))
+
+
+async def test_what_comes_with_the_end_is_not_handed_out_behind_a_gap() -> None:
+    stream = stream_of((b"one", "1", ""), (b"three", "end", "3"))
+    assert (await anext(stream)).data == b"one"
+    with pytest.raises(PathBroken, match="message 2"):
+        await anext(stream)

@@ -9,8 +9,8 @@ from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.pace import Pace
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.many import request_many
 from sollol_bus.transport.messages import Msg, decode, encode
-from sollol_bus.transport.streaming import request_many
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState, ControlReply

@@ -238,8 +238,7 @@ class Attempt:
                     batch[-1] = with_load(batch[-1], self.load_s)
                 if not self.wants_stream:
                     collected += batch
-                    size += sum(map(len, batch))
-                    if size > MAX_ANSWER_BYTES:
+                    if (size := size + sum(map(len, batch))) > MAX_ANSWER_BYTES:
                         raise too_large()
                 elif self.has_spoken:
                     await self._speak(batch)
@@ -247,9 +246,7 @@ class Attempt:
                     await self._speak_first(answer, batch)
         if self._first_at is None:
             raise _error(ErrorCode.ENGINE_PROTOCOL, "the engine's answer was empty")
-        if self.wants_stream:
-            await self._speak([], is_last=True)
-        else:
+        if not self.wants_stream:
             await self._reply(answer, collected)
 
     def _heard(self) -> None:
@@ -264,11 +261,14 @@ class Attempt:
     async def _speak_first(self, answer: EngineAnswer, batch: list[bytes]) -> None:
         """Publishes the first chunk once it may leave; the dispatcher hears of it before the caller does."""
         await self._permitted()
-        if not (answer.is_whole and self._speaker.says_at_once(batch)):  # such an answer is told as one reply is
-            ttft_s = (self._first_at or self._accepted_at) - self._accepted_at
-            report = AttemptFirstToken(attempt_id=self.attempt_id, ttft_s=max(0.0, ttft_s))
-            self._bus.publish(subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id), encode(report))
         self._tell_content_type(answer)
+        if answer.is_whole and self._speaker.keeps(batch):
+            self.permission.fence.spoke()
+            return
+        if not (answer.is_whole and self._speaker.says_at_once(batch)):  # such an answer is told as one reply is
+            ttft_s = max(0.0, (self._first_at or 0.0) - self._accepted_at)
+            report = AttemptFirstToken(attempt_id=self.attempt_id, ttft_s=ttft_s)
+            self._bus.publish(subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id), encode(report))
         self.permission.fence.spoke()
         chunk, *others = self._speaker.together(batch)
         first, *more = self._speaker.pieces(chunk)
@@ -276,9 +276,9 @@ class Attempt:
         await self._speaker.say_all(more)
         await self._speak(others)
 
-    async def _speak(self, batch: list[bytes], *, is_last: bool = False) -> None:
+    async def _speak(self, batch: list[bytes]) -> None:
         is_ending = self.leave.is_ending(time.monotonic())
-        due = self._speaker.due(batch, is_held=not (is_ending or is_last))
+        due = self._speaker.due(batch, is_held=not is_ending)
         if due and is_ending:
             await self._on_leave()
         for chunk in due:
@@ -333,7 +333,7 @@ class Attempt:
 
     def _conclude(self, error: SollolError | None) -> None:
         self._is_over = True
-        self._speaker.say_last()
+        self._speaker.over(is_whole=error is None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -364,7 +364,7 @@ class Attempt:
             output_chunks=answer.output_chunks if answer is not None else 0,
             now=now,
             load_s=self.load_s,
-            chunks=self._speaker.messages,
+            chunks=self._speaker.count,
             gpu_share=self._view.gpu_share(self.decision.model),
             left_out=self.left_out + (answer.left_out if answer is not None else ()),
             **self._meter.charges(self._began, now),

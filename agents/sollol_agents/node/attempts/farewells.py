@@ -52,8 +52,9 @@ class End:
 
     @property
     def chunks(self) -> int | None:
-        """Of a stream, how many messages came before the empty one that ends it."""
-        return int(self._words[-1].headers[CHUNKS]) if self._words and not self._words[-1].data else None
+        """Of a stream, how many messages it has, without an empty one that ends it."""
+        told = self._words[-1].headers.get(CHUNKS) if self._words else None
+        return None if told is None else int(told)
 
     @property
     def size(self) -> int:

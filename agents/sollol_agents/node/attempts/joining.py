@@ -1,7 +1,8 @@
 """Chunks of an answer that nobody reads one by one: those that come close together leave as one message.
 
 They are held for a time in which no silence is sudden (`sollol_bus.sdk.silence`), so that whoever receives the message
-still notices that an engine stopped, and has nearly all that was said when the answer breaks off.
+still notices that an engine stopped, and has nearly all that was said when the answer breaks off. What is held at the
+end is in the message that ends the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.execution import HELD_S, Exec
 
 HELD_BYTES: Final = 32 << 10
-"""So much is not held any longer."""
+"""So much is held at most."""
 
 
 class Joining:
@@ -23,17 +24,28 @@ class Joining:
 
     Args:
         between: What stands between two chunks of a message.
+        limit_bytes: What is more does not wait.
         on_due: Called when what is held was held for long enough.
     """
 
-    __slots__ = ("_between", "_bytes", "_held", "_on_due", "_timer")
+    __slots__ = ("_between", "_bytes", "_held", "_limit_bytes", "_on_due", "_timer")
 
-    def __init__(self, between: bytes, on_due: Callable[[], None]) -> None:
+    def __init__(self, between: bytes, limit_bytes: int, on_due: Callable[[], None]) -> None:
         self._between = between
+        self._limit_bytes = limit_bytes
         self._on_due = on_due
         self._held: list[bytes] = []
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether anything is held."""
+        return bool(self._held)
+
+    def has_room(self, chunks: list[bytes]) -> bool:
+        """Whether these may be held too."""
+        return self._bytes + _size(chunks) <= self._limit_bytes
 
     def together(self, chunks: list[bytes]) -> list[bytes]:
         """Chunks as one; none of none."""
@@ -42,10 +54,10 @@ class Joining:
     def hold(self, chunks: list[bytes]) -> bool:
         """Holds chunks; returns whether so much is held that it should leave."""
         self._held += chunks
-        self._bytes += sum(map(len, chunks))
+        self._bytes += _size(chunks)
         if self._held and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(HELD_S, self._due)
-        return self._bytes > HELD_BYTES
+        return self._bytes > self._limit_bytes
 
     def take(self) -> list[bytes]:
         """All that is held, as one chunk; nothing when nothing is."""
@@ -58,6 +70,11 @@ class Joining:
     def _due(self) -> None:
         self._timer = None
         self._on_due()
+
+
+def _size(chunks: list[bytes]) -> int:
+    """Bytes of chunks, and of what stands between them."""
+    return sum(map(len, chunks)) + len(chunks)
 
 
 def between(exec_: Exec, *, is_rest: bool) -> bytes | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from sollol_agents.node.attempts.joining import Joining, between
+from sollol_agents.node.attempts.joining import HELD_BYTES, Joining, between
 from sollol_agents.node.attempts.leave import Leave
 from sollol_bus.errors import NotConnected, error_from
 from sollol_bus.transport.connection import Bus
@@ -59,7 +59,9 @@ class Speaker:
         self._decision = exec_.decision
         self._reply: Words | None = None
         joint = between(exec_, is_rest=is_rest)
-        self._joining = None if joint is None else Joining(joint, self._say_held)
+        self._joining: Joining | None = None
+        if joint is not None:
+            self._joining = Joining(joint, min(HELD_BYTES, bus.max_payload), self._say_held)
         self.content_type = ""
         """The engine's Content-Type, told with the first message when it is set."""
         self.messages = 0
@@ -74,6 +76,18 @@ class Speaker:
         """Whether another message may leave without a wait."""
         bus = self._bus
         return bus.is_connected and not bus.is_crowded and not self.leave.is_ending(time.monotonic())
+
+    def keeps(self, batch: list[bytes]) -> bool:
+        """Holds the chunks of a whole answer, of which nothing was said, for the message that ends it, where it can."""
+        if self._joining is None or self._bus.is_settling or not self._joining.has_room(batch):
+            return False
+        self._joining.hold(batch)
+        return True
+
+    @property
+    def count(self) -> int:
+        """Messages with chunks, the one that is yet to be said included."""
+        return self.messages + (self._joining is not None and self._joining.is_holding)
 
     def together(self, batch: list[bytes]) -> list[bytes]:
         """Chunks that came together, as they leave."""
@@ -97,9 +111,9 @@ class Speaker:
             if self._bus.is_crowded:
                 await self._bus.make_room()
 
-    def say_last(self) -> None:
-        """Publishes what is held of an answer that broke off, where it can; nothing is held any more."""
-        if self._joining is not None:
+    def over(self, *, is_whole: bool) -> None:
+        """Publishes what is held of an answer that broke off, where it can; of a whole one the end tells it."""
+        if self._joining is not None and not is_whole:
             self._say_held()
             self._joining.take()
 
@@ -128,12 +142,16 @@ class Speaker:
         self._publish(data, headers)
 
     def last_words(self, error: ErrorBody | None, figures: Figures) -> tuple[Words, ...]:
-        """What ends a stream: the error if there is one, then the empty message; of one reply, that reply."""
+        """What ends a stream: the error if there is one, then a message with what is held; of one reply, that reply."""
         if self._reply is not None:
             return (self._reply,)
         said = () if error is None else (Words(encode(error), error_headers(error)),)
-        headers = {h.CHUNKS: str(self.messages + len(said)), h.FIGURES: encode(figures).decode()}
-        return (*said, Words(b"", headers))
+        headers = {h.CHUNKS: str(self.count + len(said)), h.FIGURES: encode(figures).decode()}
+        if error is not None or self._joining is None or not self._joining.is_holding:
+            return (*said, Words(b"", headers))
+        if not self.messages:
+            headers |= self._first_headers()
+        return (Words(self._joining.take()[0], headers),)
 
     def reply(self, body: bytes, figures: Figures) -> None:
         """Publishes the one reply of a caller who did not ask for a stream.
