@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Final
 
@@ -256,6 +257,14 @@ def test_an_answer_that_may_call_tools_is_not_moved_on_purpose() -> None:
     assert shape_of(RequestKind.PASSTHROUGH, CHAT, _body(stream=False)) == Shape()
     assert shape_of(RequestKind.PASSTHROUGH, CHAT, _body(presence_penalty=0.5)) == Shape(), "vLLM does not go on"
     assert shape_of(RequestKind.PASSTHROUGH, CHAT, b"{").refusal
+
+
+def test_of_several_reasons_the_same_is_told_in_whatever_order_they_stand() -> None:
+    said = {"n": 2, "messages": [{"content": [{"type": "image_url"}]}], "response_format": {"type": "json_object"}}
+    told = {
+        shape_of(RequestKind.PASSTHROUGH, CHAT, json.dumps(dict(one)).encode()) for one in permutations(said.items())
+    }
+    assert [one.refusal for one in told] == ["its text follows a form, which cannot be entered in its middle"]
 
 
 def test_a_document_begins_anew_until_a_part_of_it_was_handed_out() -> None:

@@ -104,24 +104,43 @@ _REFUSALS: Final[dict[str, tuple[str, Callable[[msgspec.Raw], bool]]]] = {
 }
 """By field: why an answer cannot go on, and when the field's value says so."""
 _COUNTED: Final = "its usage is told with every piece"
+_ORDER: Final = tuple(_REFUSALS)
+_UNMOVABLE: Final = frozenset({"tools", "functions", *PENALTIES})
+
+
+def shape_in(body: bytes) -> Shape:
+    """What a body in any of the dialects says of going on; all that is looked at before anything was said."""
+    try:
+        return _shape(_read(body))
+    except _INVALID:
+        return Shape(_UNREADABLE)
+
+
+def _read(body: bytes) -> dict[str, msgspec.Raw]:
+    return {name.lower(): value for name, value in _fields.decode(body).items()}
+
+
+def _shape(fields: Fields) -> Shape:
+    said = [name for name in fields if name in _REFUSALS and _REFUSALS[name][1](fields[name])]
+    refusal = _REFUSALS[min(said, key=_ORDER.index)][0] if said else ""
+    if not refusal and "stream_options" in fields and _object(fields, "stream_options").get("continuous_usage_stats"):
+        refusal = _COUNTED
+    is_stream = "stream" in fields and _is_set(fields["stream"])
+    may_be_moved = (
+        is_stream and not refusal and not any(name in _UNMOVABLE and _is_set(fields[name]) for name in fields)
+    )
+    return Shape(refusal, may_be_moved)
 
 
 def asked(body: bytes) -> Asked:
     """What a body in any of the dialects asks for."""
     try:
-        fields = {name.lower(): value for name, value in _fields.decode(body).items()}
-        refusal = next((why for name, (why, says) in _REFUSALS.items() if name in fields and says(fields[name])), "")
-        options = _object(fields, "stream_options")
-        if options.get("continuous_usage_stats"):
-            refusal = refusal or _COUNTED
-        is_stream = "stream" in fields and _is_set(fields["stream"])
-        has_tools = any(name in fields and _is_set(fields[name]) for name in ("tools", "functions"))
-        has_penalty = any(name in fields and _is_set(fields[name]) for name in PENALTIES)
+        fields = _read(body)
         return Asked(
-            shape=Shape(refusal, may_be_moved=is_stream and not refusal and not has_tools and not has_penalty),
+            shape=_shape(fields),
             model=_text(fields, "model"),
             stops=_texts(fields, "stop") + _texts(fields, "stop_sequences"),
-            includes_usage=bool(options.get("include_usage")),
+            includes_usage=bool(_object(fields, "stream_options").get("include_usage")),
         )
     except _INVALID:
         return Asked(Shape(_UNREADABLE))

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from sollol_bus.sdk.resume.interface import OnePiece, Shape, Telling
 from sollol_bus.sdk.resume.messages import MessageTelling
 from sollol_bus.sdk.resume.openai import ChunkTelling
-from sollol_bus.sdk.resume.request_shape import Asked, asked
+from sollol_bus.sdk.resume.request_shape import Asked, asked, shape_in
 from sollol_bus.sdk.resume.responses import ResponseTelling
 
 
@@ -24,7 +24,7 @@ def _dialect(telling: Callable[[Asked], Telling]) -> Dialect:
     def telling_of(body: bytes, content_type: str) -> Telling:
         return OnePiece() if "json" in content_type else telling(asked(body))
 
-    return Dialect(lambda body: asked(body).shape, telling_of)
+    return Dialect(shape_in, telling_of)
 
 
 DIALECTS: Final[dict[str, Dialect]] = {
