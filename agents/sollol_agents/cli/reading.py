@@ -16,7 +16,7 @@ HELP: Final = ("--help", "-h", "--help-all")
 _INTEGER: Final = re.compile(r"-?[0-9]+")
 _NUMBER: Final = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE)
 _FLAG: Final = re.compile(r"-[^\s=]+(=.*)?", re.DOTALL)
-_TRUTHS: Final = {"true": True, "false": False}
+_TRUTHS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ONLY_PLACES: Final = "--"
 """Behind it no word is a flag."""
 
@@ -150,8 +150,8 @@ def value_of(argument: Argument, title: str, word: str) -> Any:  # noqa: ANN401 
     if kind is float and _NUMBER.fullmatch(word):
         return float(word)
     choices = choices_of(kind)
-    chosen = word if word in choices else word.replace("-", "_")  # flags are written with hyphens, and so are these
-    if chosen in choices:
+    plain = word.lower().replace("-", "_")  # flags are written with hyphens, and so are these
+    if chosen := next((choice for choice in choices if plain == choice.lower().replace("-", "_")), ""):
         return kind(chosen) if isinstance(kind, type) and issubclass(kind, Enum) else chosen
     allowed = ", ".join(choices) or ("an integer" if kind is int else "a number")
     raise WrongLine(f"{title}: {word!r} cannot be used; allowed: {allowed}{_meant(word, choices)}")
