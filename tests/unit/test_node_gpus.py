@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,6 +178,20 @@ def test_a_machine_without_drivers_has_no_gpus(tmp_path: Path) -> None:
         assert isinstance(found, FixedGpus)
         assert found.read() == ()
     found.close()
+
+
+def test_a_machine_without_nvidias_library_loads_nothing_that_would_speak_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    found = find_gpus(tmp_path)
+    assert isinstance(found, FixedGpus)
+    assert (found.read(), found.problem) == ((), "")
+    assert "pynvml" not in sys.modules
 
 
 async def test_the_engines_own_word_is_evidence_of_a_gpu() -> None:

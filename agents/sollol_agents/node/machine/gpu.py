@@ -7,6 +7,7 @@ driver has no GPUs, and what is wrong with a driver is said in words (`GpuProbe.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import platform
 import subprocess
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _MIB: Final = 1024 * 1024
 _SYSFS: Final = Path("/sys/class/drm")
 _AMD: Final = "0x1002"
+_NVIDIAS: Final = "libnvidia-ml.so.1"
 _CARVE_OUT_BYTES: Final = 2 << 30  # no card has less today: firmware set it aside for a GPU that shares the memory
 _APPLE_NAME: Final = ("sysctl", "-n", "machdep.cpu.brand_string")
 _APPLE_NAME_S: Final = 2.0
@@ -231,8 +233,10 @@ def _apple() -> Gpu | None:
 
 def _nvml() -> tuple[Any, str]:
     """The module pynvml with a session opened, or None and what is wrong with the driver, if there is one."""
+    if not _has_nvidias_library():
+        return None, ""
     try:
-        import pynvml  # noqa: PLC0415 loaded only where a node runs
+        import pynvml  # noqa: PLC0415 two MiB that only a machine with the driver needs
     except ImportError:
         return None, ""
     try:
@@ -241,6 +245,17 @@ def _nvml() -> tuple[Any, str]:
         return None, driver_problem(pynvml, error)
     log.info("NVML found", extra={"action": "gpu_found"})
     return pynvml, ""
+
+
+def _has_nvidias_library() -> bool:
+    """Whether pynvml would find the driver's library, which it looks for in the same way; on Windows it has two."""
+    if platform.system() == "Windows":
+        return True
+    try:
+        ctypes.CDLL(_NVIDIAS)
+    except OSError:
+        return False
+    return True
 
 
 def driver_problem(nvml: ModuleType, error: Exception) -> str:
