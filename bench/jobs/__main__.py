@@ -33,7 +33,7 @@ from sollol_schemas.jobs import Job
 
 BARS = {
     "submitted_per_s": 5000.0,
-    "completed_per_s": 500.0,
+    "completed_per_s": 1500.0,
     "restart_with_backlog_s": 5.0,
     "dispatcher_restart_with_backlog_s": 5.0,
     "rss_growth_mib": 0.0,
