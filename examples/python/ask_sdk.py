@@ -41,7 +41,9 @@ async def main(model: str, prompt: str, limit_s: float = 60) -> None:
 
 
 if __name__ == "__main__":
+    failed = ""
     try:
         asyncio.run(main(*sys.argv[1:3], *map(float, sys.argv[3:4])))
     except* SollolError as group:
-        sys.exit("\n".join(f"{error.body.http_status}: {error}" for error in group.exceptions))
+        failed = "\n".join(f"{error.body.http_status}: {error}" for error in group.exceptions)
+    sys.exit(failed or 0)

@@ -123,15 +123,18 @@ async def upload(fleet: Fleet, node_id: str, digest: str, sender: Sender) -> int
         SollolError: The node or its engine refused, the digest is wrong, or the client stopped sending.
         ClientDisconnect: The client left.
     """
+    error: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(sender.run(), name=f"file for {node_id}")
             objects = [one async for one in fleet.operate(node_id, ControlBlob(digest=digest, source=sender.source))]
             sending.cancel()
     except* (SollolError, ClientDisconnect) as failed:
-        raise _reason(failed) from None
+        error = _reason(failed)
     finally:
         sender.close()
+    if error is not None:
+        raise error
     return msgspec.json.decode(objects[-1], type=_Taken).status if objects else 201
 
 

@@ -117,13 +117,16 @@ async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         SollolError: It left, or what the work raises.
     """
+    error: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(_miss(request), name=f"client of {request.url.path}")
             result = await work
             watching.cancel()
     except* SollolError as failed:
-        raise failed.exceptions[0] from None
+        error = failed.exceptions[0]
+    if error is not None:
+        raise error
     return result
 
 
