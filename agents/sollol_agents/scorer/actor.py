@@ -118,7 +118,7 @@ class Scorer(Actor[ScorerConfig]):
             on_forgotten=self._saved.save_soon,
         )
         self._capacity = await self.own(Capacity(self.bus, self.core, self.config, self.spawn, self._carry_out))
-        self._intents = OperatorsIntents(self.bus, self.core, self.spawn)
+        self._intents = OperatorsIntents(self.bus, self.core, self.spawn, self._carry_out)
         self._nodes = node_services(self.bus, self.core.fleet)
         self._candidate = Candidate(
             self.bus,

@@ -6,7 +6,10 @@ the moment they join; the one in office tells a node that shows something else w
 
 from __future__ import annotations
 
-from sollol_agents.scorer.core import SchedulerCore
+import time
+from collections.abc import Callable, Iterable
+
+from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_bus.errors import NotConnected
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.parts import Spawn
@@ -38,11 +41,15 @@ class OperatorsIntents:
         bus: A connection on which the settings bucket exists.
         core: Whose fleet it is.
         spawn: Runs a coroutine as a task of the actor.
+        carry_out: Sends effects, while in office.
     """
 
-    def __init__(self, bus: Bus, core: SchedulerCore, spawn: Spawn) -> None:
+    def __init__(
+        self, bus: Bus, core: SchedulerCore, spawn: Spawn, carry_out: Callable[[Iterable[Effect]], None]
+    ) -> None:
         self._bus = bus
         self._core = core
+        self._carry_out = carry_out
         self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
         spawn(self._follow(), name="intents")
 
@@ -61,3 +68,4 @@ class OperatorsIntents:
     async def _follow(self) -> None:
         async for kept in self._bucket.follow(stores.INTENTS, Intents):
             self._core.fleet.adopt_intents((kept or Intents(nodes={})).nodes)
+            self._carry_out(self._core.tick(time.monotonic()))  # whoever is back in service is so from now on
