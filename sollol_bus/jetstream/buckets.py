@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -37,7 +37,8 @@ _OPERATION = "KV-Operation"
 _MARKERS = (_OPERATION, "Nats-Marker-Reason")
 _IGNORED_MAX = 1024
 _KEY_SHOWN = 120
-_LOOK_AGAIN_S = 0.5
+_LOOKS_AGAIN_S = (0.02, 0.1, 0.5)
+"""A write is overheard before it is stored, or before every server has it: pauses before looks that may find it."""
 _LOOK_ANYWAY_S = 10.0  # a write at another site is not overheard while the link to it is cut
 _LOOK_SELDOM_S = 60.0  # where one server serves everybody, and nothing was overheard that may be stored late
 
@@ -113,7 +114,8 @@ class Bucket:
 
         None stands for no value. A value that is not of the kind is logged and passed over.
         """
-        changed, seen, looks, is_quiet = asyncio.Event(), -1, 1, False
+        pauses: Sequence[float] = _LOOKS_AGAIN_S[-1:]
+        changed, seen, is_quiet = asyncio.Event(), -1, False
         subscription = self._bus.subscribe(self.subject(key), lambda _: changed.set())
         self._bus.on_reconnect(changed.set)
         try:
@@ -121,20 +123,20 @@ class Bucket:
                 try:
                     entry = await self.get(key)
                     if entry.revision != seen:
-                        seen, looks = entry.revision, 0
+                        seen, pauses = entry.revision, ()
                         yield entry.decode(kind)
                 except DecodeFailed as error:
                     self.ignored(entry, error)
                 except BusError as error:
                     log.info("%s in %s cannot be read now: %s", key, self.name, error, extra={"action": "bucket_away"})
-                    looks = 1
-                if looks:  # a write is overheard before it is stored, or before every server has it
-                    looks -= 1
-                    await asyncio.sleep(_LOOK_AGAIN_S)
+                    pauses = _LOOKS_AGAIN_S[-1:]
+                if pauses:
+                    pause_s, *pauses = pauses
+                    await asyncio.sleep(pause_s)
                 else:
                     rest_s = _LOOK_SELDOM_S if is_quiet and is_lone(self._bus) else _LOOK_ANYWAY_S
-                    looks = 1 if await happens(changed, rest_s) else 0
-                    is_quiet = not looks
+                    pauses = _LOOKS_AGAIN_S if await happens(changed, rest_s) else ()
+                    is_quiet = not pauses
                     changed.clear()
         finally:
             subscription.unsubscribe()

@@ -79,6 +79,7 @@ async def test_a_person_asks_cuts_an_answer_asks_why_changes_the_model_and_comes
     await terminal.type("/clear")
     await terminal.type(f"count down from 4 {picture}")
     await terminal.shows(f"shown: {picture}", "3 2 1 0")
+    await terminal.ends(">>>")
     await terminal.press("C-d")
     await terminal.shows("left with 0", "/help lists the commands", ">>>")
 

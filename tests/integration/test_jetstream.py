@@ -221,6 +221,33 @@ async def test_whoever_follows_a_key_gets_its_value_now_and_at_every_change(
     assert seen == [None, JobRef(job_id="one"), JobRef(job_id="two")]
 
 
+async def test_whoever_follows_a_key_looks_until_a_write_that_was_overheard_is_stored(
+    offices: Bucket, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[JobRef | None] = []
+    read, late = offices.get, [0]
+
+    async def follow() -> None:
+        async for value in offices.follow("key", JobRef):
+            seen.append(value)  # noqa: PERF401 each is looked at as it comes
+
+    async def get(key: str, **limits: float) -> Entry:
+        if late[0]:
+            late[0] -= 1
+            return Entry(key=key, value=None, revision=0)
+        return await read(key, **limits)
+
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(follow())
+        await eventually(lambda: seen == [None])
+        late[0] = 3
+        monkeypatch.setattr(offices, "get", get)
+        await offices.put("key", b'{"job_id":"one"}')
+        await eventually(lambda: seen[-1] == JobRef(job_id="one"), within_s=8.0)
+        following.cancel()
+    assert late == [0]
+
+
 @pytest.mark.parametrize(("is_alone", "rests_s"), [(True, [10, 60, 60, 10, 60]), (False, [10, 10, 10, 10, 10])])
 async def test_whoever_follows_a_key_looks_seldom_where_every_write_is_overheard_and_sooner_after_one(
     offices: Bucket, monkeypatch: pytest.MonkeyPatch, is_alone: bool, rests_s: list[float]

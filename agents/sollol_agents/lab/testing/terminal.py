@@ -52,6 +52,14 @@ class Terminal:
         """The lines that can be seen."""
         return (await self.tmux("capture-pane", "-p")).splitlines()
 
+    async def ends(self, text: str) -> None:
+        """Returns once the last line on the screen is `text`: what is pressed before a prompt is there may be lost."""
+
+        async def does() -> bool:
+            return [line.rstrip() for line in await self.screen() if line.strip()][-1:] == [text]
+
+        await eventually(does, complaint=f"the last line is not {text!r}")
+
     async def shows(self, *texts: str, gone: tuple[str, ...] = ()) -> list[str]:
         """The screen once it shows all `texts`, and none of `gone`."""
         seen: list[str] = []

@@ -6,8 +6,9 @@ the moment they join; the one in office tells a node that shows something else w
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_bus.errors import NotConnected
@@ -19,6 +20,8 @@ from sollol_schemas import stores, subjects
 from sollol_schemas.control import ControlDrain, ControlSet
 from sollol_schemas.steering import Intent, Intents
 from sollol_schemas.telemetry import NodeState, Telemetry
+
+log = logging.getLogger(__name__)
 
 
 def untold(intent: Intent, told: Telemetry) -> list[ControlDrain | ControlSet]:
@@ -51,6 +54,8 @@ class OperatorsIntents:
         self._core = core
         self._carry_out = carry_out
         self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
+        self._drained: set[str] = set()
+        """Nodes told to drain since intents were read last: that may have been over already."""
         spawn(self._follow(), name="intents")
 
     def look(self) -> None:
@@ -62,10 +67,29 @@ class OperatorsIntents:
             try:
                 for wanted in untold(intent, node.telemetry):
                     self._bus.publish(subjects.NODE_CONTROL.of(node_id), encode(wanted))
+                    if isinstance(wanted, ControlDrain):
+                        self._drained.add(node_id)
             except NotConnected:
                 return
 
+    def adopt(self, intents: dict[str, Intent]) -> None:
+        """Takes over what operators want, as it was read just now."""
+        self._core.fleet.adopt_intents(intents)
+        self._take_back(intents)
+        self._carry_out(self._core.tick(time.monotonic()))  # whoever is back in service is so from now on
+
     async def _follow(self) -> None:
         async for kept in self._bucket.follow(stores.INTENTS, Intents):
-            self._core.fleet.adopt_intents((kept or Intents(nodes={})).nodes)
-            self._carry_out(self._core.tick(time.monotonic()))  # whoever is back in service is so from now on
+            self.adopt((kept or Intents(nodes={})).nodes)
+
+    def _take_back(self, intents: Mapping[str, Intent]) -> None:
+        """Lets nodes in again that were told to drain when an operator had just let them in."""
+        drained, self._drained = self._drained, set()
+        for node_id in sorted(drained):
+            if not intents.get(node_id, Intent()).is_draining:
+                try:
+                    self._bus.publish(subjects.NODE_CONTROL.of(node_id), encode(ControlDrain(is_draining=False)))
+                except NotConnected:
+                    log.warning(
+                        "%s drains although nobody wants it: undrain it", node_id, extra={"action": "still_drained"}
+                    )
