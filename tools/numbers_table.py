@@ -33,7 +33,7 @@ NUMBERS: Final = (
     Number(
         "added delay per token, 50 streams of 40 tokens/s, p99",
         "overhead",
-        lambda run: f"{run['per_token']['added_p99_ms']:.1f} ms",
+        lambda run: f"{max(0.0, run['per_token']['added_p99_ms']):.1f} ms",
         "2 ms",
     ),
     Number(

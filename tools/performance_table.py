@@ -68,7 +68,7 @@ BARS: Final = (
     Bar(
         "bus: added to a token, 50 streams of 40 tokens/s, p99",
         "overhead",
-        lambda run: run["per_token"]["added_p99_ms"],
+        lambda run: max(0.0, run["per_token"]["added_p99_ms"]),
         2.0,
         "ms",
     ),
