@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sollol_agents.node.attempts.kept_ends import (
@@ -125,6 +125,7 @@ EVENTS: Final = (World.end, World.freeze, World.thaw, World.cut, World.connect, 
 
 
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.floats(0.0, 12.0)), max_size=24))
+@example([(World.freeze, 0.0), (World.end, 6.0), (World.end, 12.0), (World.leave, 12.0)])
 def test_every_end_is_heard_once_the_line_and_the_caller_are_back(script: list[tuple[object, float]]) -> None:
     world = World()
     for event, pause_s in script:
@@ -167,6 +168,18 @@ def test_an_end_that_reaches_nobody_is_due_again_later_and_later_and_not_for_eve
     due = [ends.refused("a", 100.0) for _ in range(len(AGAIN_AFTER_S) + 1)]
     assert due == [*(100.0 + after_s for after_s in AGAIN_AFTER_S), None]
     assert ends.refused("b", 100.0) is None
+
+
+def test_an_end_that_is_refused_after_a_long_freeze_is_said_again_although_a_pong_proved_that_it_had_left() -> None:
+    ends: KeptEnds[str] = KeptEnds()
+    ends.keep("a", "end", 3, 0.0, is_said=True)
+    due_at = ends.refused("a", PROVEN_KEPT_S)
+    assert due_at is not None
+    ends.expire(due_at, proven_until=due_at)
+    assert ends.due(due_at) == [("a", "end")]
+    ends.said("a", due_at)
+    ends.expire(due_at + PROVEN_KEPT_S, proven_until=due_at + 1.0)
+    assert len(ends) == 0
 
 
 def test_what_the_server_has_taken_is_not_said_again_on_the_next_connection() -> None:

@@ -130,9 +130,9 @@ class KeptEnds(Generic[EndT]):
         return [(key, kept.end) for key, kept in self._kept.items() if self._due.get(key, now + 1.0) <= now]
 
     def expire(self, now: float, proven_until: float) -> None:
-        """Forgets what nobody can be waiting for any more."""
+        """Forgets what nobody can be waiting for any more; what reached nobody, and is due again, is waited for."""
         oldest = takewhile(lambda item: now - item[1].kept_at >= PROVEN_KEPT_S, self._kept.items())
-        self._drop_all([key for key, kept in oldest if _is_over(kept, now, proven_until)])
+        self._drop_all([key for key, kept in oldest if key not in self._due and _is_over(kept, now, proven_until)])
 
     def next_at(self) -> float | None:
         """When the next one is due to be said again."""
