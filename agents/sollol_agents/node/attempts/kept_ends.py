@@ -10,6 +10,7 @@ Safety: an end may be said more than once, but only the same end. Bounds: in num
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import takewhile
 from typing import Final, Generic, TypeVar
 
@@ -19,6 +20,8 @@ COUNT_MAX: Final = 16_384
 BYTES_MAX: Final = 16 << 20
 PROVEN_KEPT_S: Final = 30.0
 """The servers of a cluster notice within this time that one of them has stopped."""
+_PROOF_S: Final = 2.5
+"""Proofs that come closer together count as the later one."""
 UNPROVEN_KEPT_S: Final = 600.0
 """Nobody waits longer for an answer, unless they asked to."""
 AGAIN_AFTER_S: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -48,6 +51,8 @@ class KeptEnds(Generic[EndT]):
         """What all that is kept weighs."""
         self._kept: dict[str, _Kept[EndT]] = {}
         self._due: dict[str, float] = {}
+        self._proofs: deque[tuple[float, float]] = deque(maxlen=2 + round(PROVEN_KEPT_S / _PROOF_S))
+        """What was said before the first instant had reached the server at the second one."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -130,9 +135,30 @@ class KeptEnds(Generic[EndT]):
         return [(key, kept.end) for key, kept in self._kept.items() if self._due.get(key, now + 1.0) <= now]
 
     def expire(self, now: float, proven_until: float) -> None:
-        """Forgets what nobody can be waiting for any more; what reached nobody, and is due again, is waited for."""
+        """Forgets what nobody can be waiting for any more; what reached nobody, and is due again, is waited for.
+
+        Args:
+            now: The time.
+            proven_until: What was said before has reached the server by now.
+        """
+        last = self._proofs[-1] if self._proofs else (-PROVEN_KEPT_S, -PROVEN_KEPT_S)
+        if proven_until > last[0] and now - last[1] >= _PROOF_S:
+            self._proofs.append((proven_until, now))
         oldest = takewhile(lambda item: now - item[1].kept_at >= PROVEN_KEPT_S, self._kept.items())
-        self._drop_all([key for key, kept in oldest if key not in self._due and _is_over(kept, now, proven_until)])
+        self._drop_all([key for key, kept in oldest if key not in self._due and self._is_over(kept, now)])
+
+    def _is_over(self, kept: _Kept[EndT], now: float) -> bool:
+        """Whether it reached the server so long ago, or was said so long ago, that nobody waits for it.
+
+        It may have been on its way from when it was said until that is proven: a line can freeze for long.
+        """
+        said_at = kept.said_at
+        if now - kept.kept_at >= UNPROVEN_KEPT_S:
+            return True
+        if said_at is None:
+            return False
+        proven_at = next((at for until, at in self._proofs if said_at < until), said_at if kept.is_proven else now)
+        return now - proven_at >= PROVEN_KEPT_S
 
     def next_at(self) -> float | None:
         """When the next one is due to be said again."""
@@ -146,9 +172,3 @@ class KeptEnds(Generic[EndT]):
         self._due.pop(key, None)
         if (kept := self._kept.pop(key, None)) is not None:
             self.bytes -= kept.size
-
-
-def _is_over(kept: _Kept[EndT], now: float, proven_until: float) -> bool:
-    if kept.said_at is not None and (kept.is_proven or kept.said_at < proven_until):
-        return now - kept.said_at >= PROVEN_KEPT_S
-    return now - kept.kept_at >= UNPROVEN_KEPT_S
