@@ -47,6 +47,8 @@ class NoFigures(PlayedNode):
 
 
 class NoFirstToken(PlayedNode):
+    token_s = 0.05  # what comes within some milliseconds may be one write, which needs no such report
+
     def report(self, run: PlayedRun, report: Any) -> None:
         if report["type"] != "attempt.first_token.v1":
             super().report(run, report)

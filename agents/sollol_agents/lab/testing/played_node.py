@@ -44,7 +44,7 @@ class PlayedRun:
 class PlayedNode(PlayedMember):
     """A node, as somebody writes one who has read its protocol alone."""
 
-    outcome_retry_s = 0.1
+    token_s, outcome_retry_s = _TOKEN_S, 0.1
     may_speak_alone: bool | None = True
 
     def __init__(self, bus: Bus, instance: str = "i1") -> None:
@@ -211,7 +211,7 @@ class PlayedNode(PlayedMember):
                 headers = self.first(run) if not run.sent else {}
                 self.say(run, part, headers | ({"Sollol-Part": f"{number}/{len(parts)}"} if len(parts) > 1 else {}))
             run.state = "streaming"
-            await asyncio.sleep(_TOKEN_S)
+            await asyncio.sleep(self.token_s)
         run.end = [(b"", {"Sollol-Chunks": str(run.sent)} | self.last(run.sent))]
         self.say_end(run)
 
